@@ -174,7 +174,7 @@ def run_inside(command: list[str]) -> int:
                 except KeyboardInterrupt:
                     continue
     else:
-        os.execv(command[0], command)  # noqa: S606
+        return os.execv(command[0], command)
 
 
 def check() -> int:
