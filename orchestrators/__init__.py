@@ -1,0 +1,1 @@
+"""Deterministic workflows, one a module; each opens with its protocol as numbered steps."""

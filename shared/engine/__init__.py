@@ -1,0 +1,1 @@
+"""Use cases over ports: what a step does, whatever the system behind it."""

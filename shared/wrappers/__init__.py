@@ -1,0 +1,1 @@
+"""Cross-cutting effects, composed around a port: the same Protocol in and out."""
