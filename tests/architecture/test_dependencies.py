@@ -1,0 +1,170 @@
+"""Which package may import what: the import contracts are shown to bite, and third parties are held in their places."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Beside the standard library and our own packages; import-linter sees only the first part of such a name.
+THIRD_PARTIES = {
+    "orchestrators": ("azure.durable_functions", "azure.functions"),
+    "shared/errors.py": ("pydantic",),
+    "shared/model": ("pydantic",),
+    "shared/names.py": ("pydantic",),
+    "shared/policy": (),
+}
+# What speaks to a system outside. In the app it stands behind a port, in shared/clients and nowhere else.
+VENDORS = (
+    "aiohttp",
+    "arrow_odbc",
+    "azure.ai",
+    "azure.core",
+    "azure.identity",
+    "azure.storage",
+    "azureml",
+    "deltalake",
+    "mltable",
+    "obstore",
+    "pyodbc",
+    "sqlalchemy",
+)
+APP = ("function_app.py", "activities", "orchestrators", "shared", "triggers")
+PACKAGES = ("activities", "bench", "local", "orchestrators", "shared", "tests", "tools", "triggers")
+
+# The table of the architecture page, once more and independently of pyproject.toml: package -> what of shared.
+ROWS = {
+    "triggers": {"names", "model", "policy", "ports", "services"},
+    "orchestrators": {"names", "model", "policy"},
+    "activities": {"names", "model", "policy", "errors", "ports", "engine", "services"},
+    "shared.engine": {"model", "policy", "errors", "ports"},
+    "shared.wrappers": {"errors", "ports", "model"},
+    "shared.clients": {"errors", "model", "ports"},
+    "shared.policy": {"model", "errors"},
+}
+SHARED = ("clients", "engine", "errors", "model", "names", "policy", "ports", "services", "settings", "wrappers")
+
+
+def modules_in(place: str) -> list[Path]:
+    path = ROOT / place
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it; ``from a import b`` counts as ``a.b``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("place", THIRD_PARTIES)
+def test_pure_package_imports_no_other_third_party(place: str) -> None:
+    for path in modules_in(place):
+        foreign = {
+            module
+            for module in imports_of(path)
+            if module.split(".")[0] not in sys.stdlib_module_names
+            and not is_within(module, (*PACKAGES, *THIRD_PARTIES[place]))
+        }
+        assert not foreign, f"{path.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
+def test_vendors_are_imported_by_clients_only() -> None:
+    found = {
+        str(path.relative_to(ROOT)): vendors
+        for place in APP
+        for path in modules_in(place)
+        if (vendors := sorted(module for module in imports_of(path) if is_within(module, VENDORS)))
+        and not path.is_relative_to(ROOT / "shared/clients")
+    }
+    assert not found
+
+
+def plant(tree: Path, importer: str, imported: list[str]) -> None:
+    path = tree.joinpath(*importer.split("."), "planted.py")
+    path.write_text("".join(f"import {module}\n" for module in imported), encoding="utf-8")
+
+
+def contract_verdicts(tree: Path) -> dict[str, str]:
+    """Runs the project's import contracts over another tree: name of the contract -> KEPT or BROKEN."""
+    lint = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", lint, "--no-logo", "--no-cache"], cwd=tree, capture_output=True, text=True, check=False
+    )
+    verdicts = dict(re.findall(r"^(.+) (KEPT|BROKEN)$", done.stdout, re.MULTILINE))
+    assert verdicts, done.stdout + done.stderr
+    return verdicts
+
+
+@pytest.fixture
+def empty_tree(tmp_path: Path) -> Path:
+    """The app's packages with nothing in them, and the project's contracts."""
+    for package in (*PACKAGES, *(f"shared/{name}" for name in SHARED)):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_contracts_allow_what_the_table_allows(empty_tree: Path) -> None:
+    for importer, allowed in ROWS.items():
+        plant(empty_tree, importer, [f"shared.{name}" for name in sorted(allowed)])
+    for importer in ("local", "tools"):
+        plant(empty_tree, importer, ["activities", "orchestrators", "triggers", "shared.clients", "shared.services"])
+    plant(empty_tree, "bench", ["local", "tools", "shared.engine"])
+    assert set(contract_verdicts(empty_tree).values()) == {"KEPT"}
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        *(
+            (row, f"shared.{name}")
+            for row, allowed in ROWS.items()
+            for name in SHARED
+            if name not in allowed and row != f"shared.{name}"
+        ),
+        ("triggers", "activities"),
+        ("triggers", "orchestrators"),
+        ("orchestrators", "activities"),
+        ("activities", "orchestrators"),
+        ("shared.services", "activities"),
+        ("shared.engine", "local"),
+        ("activities", "tools"),
+        ("tools", "bench"),
+        *(
+            (f"shared.{pure}", f"shared.{other}")
+            for pure in ("model", "names", "errors")
+            for other in ("ports", "policy")
+        ),
+    ],
+)
+def test_contracts_forbid(empty_tree: Path, importer: str, imported: str) -> None:
+    plant(empty_tree, importer, [imported])
+    assert "BROKEN" in contract_verdicts(empty_tree).values()
+
+
+def test_the_development_lock_holds_every_pin_of_the_runtime_lock() -> None:
+    """So that an environment made for the tests will do for the app as well."""
+    runtime, dev = (
+        {
+            line
+            for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+            if "==" in line and line[0] not in " #"
+        }
+        for name in ("requirements.txt", "requirements-dev.txt")
+    )
+    assert not runtime - dev
