@@ -262,7 +262,16 @@ def install(lock: str, lock_file: IO[bytes]) -> None:
     sha256 = digest(lock)
     pins = sum("==" in line for line in (ROOT / lock).read_text(encoding="utf-8").splitlines())
     run_logged(
-        [*module_command("pip"), "install", "--disable-pip-version-check", "--no-input", "-r", str(ROOT / lock)],
+        [
+            *module_command("pip"),
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--progress-bar",
+            "off",
+            "-r",
+            str(ROOT / lock),
+        ],
         f"Installing the {pins} packages of {lock} into .venv (the first time: hundreds of megabytes, a few minutes)",
         lock_file,
     )
