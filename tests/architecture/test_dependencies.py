@@ -94,8 +94,10 @@ def test_vendors_are_imported_by_clients_only() -> None:
 
 
 def plant(tree: Path, importer: str, imported: list[str]) -> None:
-    path = tree.joinpath(*importer.split("."), "planted.py")
-    path.write_text("".join(f"import {module}\n" for module in imported), encoding="utf-8")
+    """Puts the imports into a module of the package and into the package itself."""
+    for name in ("__init__.py", "planted.py"):
+        path = tree.joinpath(*importer.split("."), name)
+        path.write_text("".join(f"import {module}\n" for module in imported), encoding="utf-8")
 
 
 def contract_verdicts(tree: Path) -> dict[str, str]:
