@@ -1,0 +1,213 @@
+"""Starts the emulators from a program: a subprocess, ready when `launch` returns. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_READY_WITHIN_S = 30
+_STOPPED_WITHIN_S = 10
+
+
+class EmulatorsFailed(RuntimeError):
+    """The emulators did not start or refused a request; the message is what they said."""
+
+
+class RunningEmulators:
+    """Emulators in a subprocess; as a context manager they stop at the end.
+
+    Attributes:
+        addresses: the content of ``emulators.json``.
+    """
+
+    def __init__(self, root: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.root = root
+        self._process = process
+        self._log = log
+        self.addresses: dict[str, Any] = self._await_ready()
+
+    def _await_ready(self) -> dict[str, Any]:
+        announcement = self.root / "emulators.json"
+        deadline_s = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                raise EmulatorsFailed(self._log.read_text(encoding="utf-8", errors="replace").strip())
+            with contextlib.suppress(FileNotFoundError):
+                addresses: dict[str, Any] = json.loads(announcement.read_text(encoding="utf-8"))
+                if addresses["pid"] == self._process.pid:
+                    return addresses
+            time.sleep(0.02)
+        self.kill()
+        raise EmulatorsFailed(f"The emulators were not ready after {_READY_WITHIN_S} s; see {self._log}.")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the emulators."""
+        return self._process.pid
+
+    @property
+    def lake_folder(self) -> Path:
+        """Where the committed bytes lie."""
+        return Path(self.addresses["lake_folder"])
+
+    def kill(self) -> None:
+        """Ends them as a crash would: SIGKILL, no chance to write anything."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ends them cleanly.
+
+        Raises:
+            EmulatorsFailed: they ended by themselves before, with an error.
+        """
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOPPED_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise EmulatorsFailed(f"The emulators did not stop; see {self._log}.") from None
+        elif self._process.returncode > 0:
+            raise EmulatorsFailed(self._log.read_text(encoding="utf-8", errors="replace").strip())
+
+    def set_faults(self, rules: Sequence[Mapping[str, Any]]) -> None:
+        """Puts another fault plan in force; an empty one ends all faults.
+
+        Raises:
+            EmulatorsFailed: names the rule and the key that are wrong.
+        """
+        self._admin("PUT", "/faults", json.dumps(list(rules)).encode())
+
+    def fault_hits(self) -> list[int]:
+        """Returns how often each rule of the plan has fired."""
+        hits: list[int] = self._admin("GET", "/faults")["hits"]
+        return hits
+
+    def stats(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Returns calls by service, operation and status (status 0: connection reset)."""
+        stats: dict[str, dict[str, dict[str, int]]] = self._admin("GET", "/stats")
+        return stats
+
+    def reset_stats(self) -> None:
+        """Begins counting anew."""
+        self._admin("DELETE", "/stats")
+
+    def _admin(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(self.addresses["admin_url"] + path, data=body, method=method)  # noqa: S310
+        # A proxy in the environment must not see, nor break, a call to this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=_STOPPED_WITHIN_S) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise EmulatorsFailed(str(json.loads(error.read())["error"])) from error
+        document: dict[str, Any] = json.loads(text) if text else {}
+        return document
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Returns the recorded effects; they must have been started with ``journal=True``."""
+        text = (self.root / "journal.jsonl").read_text(encoding="utf-8", errors="surrogatepass")
+        return [json.loads(line) for line in text.split("\n") if line]
+
+    def environment(self, client: str = "migrator") -> dict[str, str]:
+        """Returns the environment that points the app's settings here, as the named client."""
+        registration = self.addresses["clients"][client]
+        credential = {
+            "kind": "client_secret",
+            "tenant_id": self.addresses["tenant_id"],
+            "client_id": registration["client_id"],
+            "client_secret": registration["client_secret"],
+            "authority": self.addresses["authority_url"],
+        }
+        return {
+            "ONELAKE_DFS_URL": self.addresses["onelake_dfs_url"],
+            "ONELAKE_BLOB_URL": self.addresses["onelake_blob_url"],
+            "FABRIC_API_URL": self.addresses["fabric_url"],
+            "CREDENTIAL_ONELAKE": json.dumps(credential),
+            "CA_BUNDLE": self.addresses["ca_bundle"],
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def launch(
+    root: str | Path,
+    *,
+    fault_plan: Path | Iterable[Mapping[str, Any]] | None = None,
+    latency_ms: float = 0,
+    seed: int = 0,
+    token_lifetime_s: int = 3600,
+    journal: bool = False,
+    plain: bool = False,
+    processes: int = 1,
+    config: Path | None = None,
+    page_items: int = 100,
+    python: str = sys.executable,
+) -> RunningEmulators:
+    """Starts the emulators on a root and waits until they are ready.
+
+    Started again on the same root they serve the same bytes on the same ports and honour the tokens issued before.
+
+    Args:
+        root: folder for everything; made if missing.
+        fault_plan: a file, or the rules themselves.
+        latency_ms: added to every call.
+        seed: of the fault plan's draws.
+        token_lifetime_s: validity of the tokens issued.
+        journal: record every effect, for `RunningEmulators.journal`.
+        processes: how many serve OneLake; more than one excludes a fault plan.
+        config: YAML or JSON with another tenant than the default one.
+        page_items: entries of one page of Fabric's listings.
+        plain: also serve OneLake without TLS (``addresses["onelake_plain_url"]``).
+        python: the interpreter to run them with; it needs the locked requirements.
+
+    Raises:
+        EmulatorsFailed: they ended before they were ready; the message is what they printed.
+    """
+    root = Path(root).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    command = [python, "-m", "local.emulators", "--root", str(root), "--latency-ms", str(latency_ms)]
+    command += ["--seed", str(seed), "--token-lifetime-s", str(token_lifetime_s), "--processes", str(processes)]
+    command += ["--page-items", str(page_items)]
+    if fault_plan is not None and not isinstance(fault_plan, Path):
+        rules, fault_plan = list(fault_plan), root / "fault-plan.json"
+        fault_plan.write_text(json.dumps(rules), encoding="utf-8")
+    if fault_plan is not None:
+        command += ["--fault-plan", str(fault_plan)]
+    if config is not None:
+        command += ["--config", str(config)]
+    if journal:
+        command.append("--journal")
+    if plain:
+        command += ["--plain-port", "0"]
+    log = root / "emulators.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=_REPOSITORY,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+    return RunningEmulators(root, process, log)
