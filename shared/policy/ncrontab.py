@@ -16,9 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import MAXYEAR, UTC, datetime, timedelta
 
-_MONTHS = tuple(name.lower() for name in calendar.month_name[1:])
+# Spelled out because the calendar module's names follow the process's locale.
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
 _WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
-_LONGEST_DAY_OF_MONTH = {month: 31 for month in range(1, 13)} | {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
+_LONGEST_DAY_OF_MONTH = dict.fromkeys(range(1, 13), 31) | {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,8 @@ def parse(expression: str) -> Schedule:
         parts.insert(0, "0")
     if len(parts) != 6:
         raise ValueError(
-            f"The schedule '{expression}' has {len(parts)} fields: write six (second minute hour day month day-of-week),"
-            " or five without the second."
+            f"The schedule '{expression}' has {len(parts)} fields: write six (second minute hour day month"
+            " day-of-week), or five without the second."
         )
     seconds, minutes, hours, days, months, weekdays = (
         _parse_field(field, text, expression) for field, text in zip(_FIELDS, parts, strict=True)
