@@ -1,1 +1,20 @@
-"""Deterministic workflows, one a module; each opens with its protocol as numbered steps."""
+"""Deterministic workflows: what happens in which order, and nothing else."""
+
+import azure.durable_functions as df
+
+from orchestrators.migrate_files import migrate_files
+from orchestrators.transfer_page import transfer_page
+from shared import names
+
+ORCHESTRATORS = {
+    names.MIGRATE_FILES: migrate_files,
+    names.TRANSFER_PAGE: transfer_page,
+}
+
+
+def blueprint() -> df.Blueprint:
+    """All orchestrators, registered under their wire names; the functions themselves stay plain."""
+    bp = df.Blueprint()
+    for name, orchestrator in ORCHESTRATORS.items():
+        bp.function_name(name)(bp.orchestration_trigger(context_name="context")(orchestrator))
+    return bp

@@ -1,1 +1,1 @@
-"""Use cases over ports: what a step does, whatever the system behind it."""
+"""The use cases: planning, transfer, verification, ledger, manifest. Written over ports, so they know no vendor."""

@@ -1,0 +1,15 @@
+"""Remember what the run has moved."""
+
+from shared.engine import ledger
+from shared.model.job import parse_job
+from shared.model.steps import RunRequest
+from shared.services import Services
+
+
+async def run(services: Services, request: RunRequest) -> dict[str, int]:
+    """Idempotent: the same records give the same ledger."""
+    records = services.records(request["run"])
+    document = await records.load("run.json")
+    if document is None:
+        raise LookupError(f"the run store holds no run {request['run']}")
+    return {"rows": await ledger.commit_ledger(records, parse_job(document["spec"]).name)}

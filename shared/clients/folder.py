@@ -1,0 +1,240 @@
+"""A folder on a disk or share as a source tree."""
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from shared.errors import AccessDenied, ItemError, NotFound, SourceChanged, SourceMissing
+from shared.policy.paths import printable
+from shared.ports import SourceItem, SourcePage
+
+# A file up to this size is opened, read, checked and closed in one visit to a thread.
+_WHOLE_BYTES = 8 * 1024 * 1024
+_READ_THREADS = 16
+
+_T = TypeVar("_T")
+
+
+class FolderTree:
+    """Regular files below a folder; links are not followed. Implements ``ports.SourceTree``.
+
+    A cursor is the last path that was listed, so a walk goes on from it in another process. Within one process the
+    walk itself is kept, so that a page of a folder of 400,000 names does not list that folder again.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="folder-read")
+        self._walk: tuple[str | None, Iterator[SourceItem]] | None = None
+
+    async def check(self) -> None:
+        """Raises SourceMissing where the folder cannot be listed."""
+
+        def look() -> None:
+            with os.scandir(self._root) as entries:
+                next(entries, None)
+
+        try:
+            await self.in_thread(look)
+        except OSError as error:
+            raise SourceMissing(
+                f"the source folder cannot be read ({_reason(error)}); check source.path and that it is mounted",
+                subject="source.path",
+            ) from None
+
+    async def list_page(self, cursor: str | None, limit: int) -> SourcePage:
+        """The next ``limit`` items in the order of ``sort_key``."""
+        return await self.in_thread(partial(self._list_page, cursor, limit))
+
+    def _list_page(self, cursor: str | None, limit: int) -> SourcePage:
+        kept, self._walk = self._walk, None
+        if kept is not None and kept[0] == cursor:
+            walk = kept[1]
+        else:
+            walk = self._items("", cursor.split("/") if cursor is not None else [])
+        items: list[SourceItem] = []
+        for item in walk:
+            items.append(item)
+            if len(items) >= limit:
+                self._walk = (item.path, walk)
+                return SourcePage(items, item.path)
+        return SourcePage(items, None)
+
+    def _items(self, folder: str, after: list[str]) -> Iterator[SourceItem]:
+        """Items below ``folder``, depth first, names sorted; after the path ``after``, if one is given."""
+        try:
+            # Names alone, not paths: a folder may hold 400,000 of them.
+            names = sorted(os.listdir(self._full(folder)))  # noqa: PTH208
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if not folder:
+                # The root was there when the run began; an empty answer would read as "everything was deleted".
+                raise SourceMissing(f"the source folder cannot be read ({_reason(error)})") from None
+            yield SourceItem(folder, 0, "", ("access_denied", f"cannot be listed ({_reason(error)})"))
+            return
+        for name in names:
+            if after and name < after[0]:
+                continue
+            path = f"{folder}/{name}" if folder else name
+            below = after[1:] if after and name == after[0] else []
+            if after and name == after[0] and not below:
+                # The cursor itself: listed before. A folder cannot be a cursor unless it could not be listed.
+                continue
+            try:
+                found = os.lstat(self._full(path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield SourceItem(path, 0, "", ("access_denied", f"cannot be examined ({_reason(error)})"))
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                yield from self._items(path, below)
+            elif below:
+                # The cursor lies below it, so it was a folder when the walk passed here.
+                continue
+            else:
+                yield _item(path, found)
+
+    async def stat(self, path: str) -> SourceItem | None:
+        """The file as it is now, or None if nothing is there (any more)."""
+        try:
+            found = await self.in_thread(partial(os.lstat, self._full(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            # A root that is gone would make every file below look deleted.
+            await self.check()
+            return None
+        except OSError as error:
+            raise AccessDenied(f"cannot be examined ({_reason(error)})", subject=printable(path)) from None
+        return _item(path, found)
+
+    async def open(self, path: str) -> "OpenFile":
+        """Open for one consistent read.
+
+        Raises:
+            NotFound, AccessDenied: this item only.
+        """
+        try:
+            return await self.in_thread(partial(OpenFile, self, self._full(path), path))
+        except FileNotFoundError:
+            raise NotFound("the source file is gone", code="source_gone", subject=printable(path)) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                raise AccessDenied("the source file may not be read", subject=printable(path)) from None
+            if error.errno == errno.ELOOP:
+                raise NotFound("the source file became a link", code="source_gone", subject=printable(path)) from None
+            raise ItemError(
+                f"the source file cannot be read ({_reason(error)})", code="source_unreadable", subject=printable(path)
+            ) from None
+
+    async def in_thread(self, call: Callable[[], _T]) -> _T:
+        """Run a blocking call among this tree's threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+
+class OpenFile:
+    """One file being read; implements ``ports.OpenItem``. Constructed in a thread."""
+
+    def __init__(self, tree: FolderTree, full_path: str, path: str) -> None:
+        self._tree = tree
+        self._path = path
+        self._held = b""
+        self._checked = False
+        self._descriptor = os.open(full_path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            self._before = os.fstat(self._descriptor)
+            _assert_file(self._before)
+            self.size_bytes = self._before.st_size
+            self.version = _version(self._before)
+            if self.size_bytes <= _WHOLE_BYTES:
+                self._held = self._read_fully(self.size_bytes)
+                self._changed = self._has_changed()
+                self._checked = True
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        if self._checked:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    async def read(self, size_bytes: int) -> bytes:
+        """The next block."""
+        if self._checked:
+            block, self._held = self._held[:size_bytes], self._held[size_bytes:]
+            return block
+        try:
+            return bytes(await self._tree.in_thread(partial(self._read_fully, size_bytes)))
+        except OSError as error:
+            raise ItemError(
+                f"the source file cannot be read ({_reason(error)})",
+                code="source_unreadable", subject=printable(self._path),
+            ) from None  # fmt: skip
+
+    async def finish(self) -> None:
+        """Raises SourceChanged unless size, time and identity are still those of the moment it was opened."""
+        changed = self._changed if self._checked else await self._tree.in_thread(self._has_changed)
+        if changed:
+            raise SourceChanged("the source file changed while it was read", subject=printable(self._path))
+
+    async def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _read_fully(self, size_bytes: int) -> bytes:
+        block = os.read(self._descriptor, size_bytes) if size_bytes else b""
+        if len(block) == size_bytes:
+            return block
+        parts = [block]
+        left = size_bytes - len(block)
+        while left and parts[-1]:
+            parts.append(os.read(self._descriptor, left))
+            left -= len(parts[-1])
+        return b"".join(parts)
+
+    def _has_changed(self) -> bool:
+        now = os.fstat(self._descriptor)
+        return _version(now) != _version(self._before)
+
+
+def _assert_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "no longer a file")
+
+
+def _item(path: str, found: os.stat_result) -> SourceItem:
+    if stat.S_ISREG(found.st_mode):
+        return SourceItem(path, found.st_size, _version(found))
+    if stat.S_ISLNK(found.st_mode):
+        return SourceItem(path, 0, "", ("link_not_followed", "is a symbolic link, which is not followed"), True)
+    return SourceItem(path, 0, "", ("not_a_file", "is not a regular file"), True)
+
+
+def _version(found: os.stat_result) -> str:
+    # Size and modification time, as rsync and rclone tell versions apart; nanoseconds, since seconds miss changes.
+    return f"{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def resolve_below(path: str, roots: Sequence[str]) -> str | None:
+    """The real path of a folder if it lies in (or is) one of the allowed roots, links resolved; else None."""
+    real = Path(path).resolve()
+    for root in roots:
+        if real.is_relative_to(Path(root).resolve()):
+            return str(real)
+    return None

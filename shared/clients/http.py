@@ -1,0 +1,213 @@
+"""One way to send a request: token, pool, Retry-After for the whole process, a bounded number of attempts."""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from shared.clients.credentials import TokenSource
+from shared.errors import Authentication, ConnectionLost, MigrationError, Throttled, TransientError
+from shared.policy.backoff import transport_delay_s
+
+_T = TypeVar("_T")
+
+MAX_ATTEMPTS = 6
+BUDGET_S = 45.0
+_CONNECT_S = 10.0
+_SILENCE_S = 60.0
+_MAX_REFRESHES = 3
+
+Classify = Callable[[int, Mapping[str, str], bytes, str], MigrationError]
+"""(status, headers, body, subject) -> the error that it means."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A successful response. ``attempt`` tells whether an earlier try may have taken effect unseen."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    attempt: int
+
+
+class Pacing:
+    """What all requests of one process to one service have in common: Retry-After and a bandwidth cap."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
+        self._not_before_s = 0.0
+        self._bytes_free_at_s = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Nobody sends anything for so long: the service has spoken to one for all."""
+        self._not_before_s = max(self._not_before_s, time.monotonic() + seconds)
+
+    async def turn(self) -> None:
+        """Wait until requests may be sent."""
+        while (wait_s := self._not_before_s - time.monotonic()) > 0:
+            await self._sleep(wait_s)
+
+    async def spend(self, size_bytes: int, bytes_per_s: int | None) -> None:
+        """Wait until ``size_bytes`` fit under the cap. Callers are served in the order in which they come."""
+        if bytes_per_s is None:
+            return
+        now_s = time.monotonic()
+        start_s = max(now_s, self._bytes_free_at_s)
+        self._bytes_free_at_s = start_s + size_bytes / bytes_per_s
+        if start_s > now_s:
+            await self._sleep(start_s - now_s)
+
+
+class Transport:
+    """Sends requests to one service.
+
+    Args:
+        tokens: Where bearer tokens come from.
+        classify: The service's own classifier.
+        ca_bundle: A PEM file to trust in place of the system's, or None.
+    """
+
+    def __init__(self, tokens: TokenSource, classify: Classify, *, ca_bundle: str | None) -> None:
+        self.tokens = tokens
+        self.pacing = Pacing()
+        self._classify = classify
+        self._ca_bundle = ca_bundle
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes = b"",
+        subject: str,
+    ) -> Answer:
+        """Send until it succeeds, fails for good or the attempts are used up.
+
+        Args:
+            method: HTTP method.
+            url: Already percent-encoded.
+            headers: Beside the authorization.
+            data: The body; sent again whole at each attempt.
+            subject: What an error is about, for the report.
+
+        Raises:
+            MigrationError: as the service's classifier sees it.
+        """
+
+        async def once(attempt: int) -> Answer:
+            return await self.send_once(method, url, headers, data, subject, attempt)
+
+        return await self.attempts(once, subject)
+
+    async def send_once(
+        self, method: str, url: str, headers: Mapping[str, str] | None, data: bytes, subject: str, attempt: int
+    ) -> Answer:
+        """One attempt, for use inside :meth:`attempts`."""
+        async with self._open(method, URL(url, encoded=True), headers, data) as response:
+            body = await response.read()
+            if response.status >= 300:
+                self._fail(response, body, subject)
+            return Answer(response.status, response.headers, body, attempt)
+
+    async def attempts(self, once: Callable[[int], Awaitable[_T]], subject: str) -> _T:
+        """Call ``once(attempt)`` until it does not raise a TransientError, within the bounds.
+
+        A 401 is answered by one fresh token (a token that has merely expired, by up to three).
+        """
+        started_s = time.monotonic()
+        refreshes = 0
+        attempt = 0
+        while True:
+            attempt += 1
+            await self.pacing.turn()
+            token = await self.tokens.get()
+            try:
+                return await once(attempt)
+            except Authentication as error:
+                if error.code not in ("token_rejected", "token_expired"):
+                    raise
+                refreshes += 1
+                if refreshes > (_MAX_REFRESHES if error.code == "token_expired" else 1):
+                    raise
+                self.tokens.reject(token)
+                continue
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                failure: TransientError = ConnectionLost(f"{_named(error)}", subject=subject)
+            except TransientError as error:
+                failure = error
+            if isinstance(failure, Throttled) or failure.retry_after_s:
+                self.pacing.pause(failure.retry_after_s or 0.0)
+            delay_s = transport_delay_s(attempt, failure.retry_after_s, random.random())  # noqa: S311 - spreads load
+            if attempt >= MAX_ATTEMPTS or time.monotonic() - started_s + delay_s > BUDGET_S:
+                raise failure from None
+            await asyncio.sleep(delay_s)
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, *, headers: Mapping[str, str] | None = None, subject: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One GET whose body is read block by block; no attempts: the reader knows from where to go on."""
+        await self.pacing.turn()
+        async with self._open("GET", URL(url, encoded=True), headers, b"") as response:
+            if response.status >= 300:
+                self._fail(response, await response.read(), subject)
+            yield response
+
+    @asynccontextmanager
+    async def _open(
+        self, method: str, url: URL, headers: Mapping[str, str] | None, data: bytes
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        token = await self.tokens.get()
+        sent = {"Authorization": f"Bearer {token.token}", **(headers or {})}
+        if not data and method in ("PUT", "PATCH", "POST"):
+            sent["Content-Length"] = "0"
+        async with self._pool().request(
+            method, url, headers=sent, data=data or None, allow_redirects=False, skip_auto_headers=("Content-Type",)
+        ) as response:
+            yield response
+
+    def _fail(self, response: aiohttp.ClientResponse, body: bytes, subject: str) -> NoReturn:
+        raise self._classify(response.status, response.headers, body, subject)
+
+    def _pool(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Made on the first request: a session belongs to the loop that runs at that moment.
+            trust = ssl.create_default_context(cafile=self._ca_bundle) if self._ca_bundle else True
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The Retry-After header in seconds; the date form is not used by these services and counts as absent."""
+    value = headers.get("Retry-After", "").strip()
+    return float(value) if value.isdigit() else None
+
+
+def _named(error: BaseException) -> str:
+    # The text of an aiohttp error may hold a URL with its query; the name and host are enough.
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
+        return "the connection was reset"
+    return f"the connection failed ({type(error).__name__})"

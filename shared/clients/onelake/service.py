@@ -1,0 +1,119 @@
+"""One OneLake endpoint: its transport, its SDK client and what was learned about it."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from shared.clients.credentials import SdkCredential, TokenSource
+from shared.clients.http import Transport
+from shared.clients.onelake.classify import classify
+from shared.errors import Configuration
+
+if TYPE_CHECKING:
+    from azure.storage.filedatalake.aio import DataLakeServiceClient
+
+# The version that object_store sends to OneLake; the SDK's own default is newer than any that was seen there.
+API_VERSION = "2023-11-03"
+
+MIB = 1024 * 1024
+# A write is metered for each 4 MiB block, so a block of a multiple of that wastes nothing.
+SMALL_BLOCK_BYTES = 8 * MIB
+_LARGE_BLOCK_BYTES = 32 * MIB
+# Azure Storage's scale targets: 50,000 blocks of a file.
+_MAX_BLOCKS = 40_000
+
+
+@dataclass
+class OneLake:
+    """What all uploads of one process to one endpoint share.
+
+    Args:
+        dfs_url: ``https://onelake.dfs.fabric.microsoft.com`` or an emulator's.
+        tokens: For the storage audience.
+        ca_bundle: A PEM file to trust, or None for the system's.
+        in_flight: Most uploads at once.
+        memory_bytes: Most bytes of blocks in memory at once, whatever the number and size of files.
+    """
+
+    dfs_url: str
+    tokens: TokenSource
+    ca_bundle: str | None = None
+    in_flight: int = 64
+    memory_bytes: int = 256 * MIB
+    one_call_commit: bool = True
+    """Whether the service takes append with flush in one call; learned once a process."""
+    transport: Transport = field(init=False)
+    uploads: asyncio.Semaphore = field(init=False)
+    memory: "ByteBudget" = field(init=False)
+    _sdk: Any = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.dfs_url)
+        if parts.scheme not in ("https", "http") or not parts.netloc or parts.path not in ("", "/") or parts.query:
+            raise Configuration(
+                f"ONELAKE_DFS_URL is {self.dfs_url!r}; write scheme and host alone, such as "
+                "https://onelake.dfs.fabric.microsoft.com",
+                code="wrong_endpoint",
+                subject="ONELAKE_DFS_URL",
+            )
+        self.dfs_url = f"{parts.scheme}://{parts.netloc}"
+        self.transport = Transport(self.tokens, classify, ca_bundle=self.ca_bundle)
+        self.uploads = asyncio.Semaphore(self.in_flight)
+        self.memory = ByteBudget(self.memory_bytes)
+
+    def sdk(self) -> "DataLakeServiceClient":
+        """Microsoft's client, for what is not the upload itself. Its retries are off: ours honour Retry-After."""
+        if self._sdk is None:
+            from azure.storage.filedatalake.aio import DataLakeServiceClient
+
+            verify: Any = self.ca_bundle or True
+            self._sdk = DataLakeServiceClient(
+                self.dfs_url,
+                credential=SdkCredential(self.tokens),
+                api_version=API_VERSION,
+                retry_total=0,
+                connection_verify=verify,
+            )
+        return self._sdk  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        await self.transport.close()
+        if self._sdk is not None:
+            await self._sdk.close()
+
+
+class ByteBudget:
+    """Bytes that may be held at once. A single request larger than the whole budget waits until it is alone."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total = total_bytes
+        self._free = total_bytes
+        self._changed = asyncio.Condition()
+
+    async def take(self, size_bytes: int) -> int:
+        """Wait for room; returns what to give back."""
+        wanted = min(size_bytes, self._total)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free >= wanted)
+            self._free -= wanted
+        return wanted
+
+    async def give(self, size_bytes: int) -> None:
+        async with self._changed:
+            self._free += size_bytes
+            self._changed.notify_all()
+
+
+def block_bytes(size_bytes: int) -> int:
+    """The size of the blocks of a file: one for a small file, and never more than the service's 50,000."""
+    if size_bytes <= SMALL_BLOCK_BYTES:
+        return SMALL_BLOCK_BYTES
+    needed = -(-size_bytes // _MAX_BLOCKS)
+    return max(_LARGE_BLOCK_BYTES if size_bytes > 8 * _LARGE_BLOCK_BYTES else SMALL_BLOCK_BYTES,
+               -(-needed // (4 * MIB)) * 4 * MIB)  # fmt: skip
+
+
+def encode_path(path: str) -> str:
+    """Percent-encode a path as the service expects it: everything but unreserved characters and slashes."""
+    return quote(path, safe="/~")

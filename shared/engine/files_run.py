@@ -1,0 +1,39 @@
+"""One files migration as its activities see it: the job, its source, its target and its memory."""
+
+from dataclasses import dataclass, field
+
+from shared.engine.catalog import Catalog
+from shared.engine.run_records import RunRecords
+from shared.model.job import FilesJob
+from shared.policy.globs import Globs
+from shared.ports import Clock, LakeStore, SourceTree
+
+
+@dataclass
+class FilesRun:
+    """Everything that stays the same while one run goes on."""
+
+    job: FilesJob
+    records: RunRecords
+    source: SourceTree
+    lake: LakeStore
+    clock: Clock
+    include: Globs = field(init=False)
+    exclude: Globs = field(init=False)
+    ledger: Catalog | None = None
+    survey: Catalog | None = None
+
+    def __post_init__(self) -> None:
+        self.include = Globs(self.job.include)
+        self.exclude = Globs(self.job.exclude)
+
+    def wanted(self, path: str) -> bool:
+        """Whether the job's filters let this path through."""
+        return (not self.include or self.include.match(path)) and not self.exclude.match(path)
+
+    def target(self, path: str) -> str:
+        """The item's path in the lakehouse, for reports."""
+        return f"{self.job.target.path}/{path}"
+
+    def now(self) -> str:
+        return self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,74 @@
+"""What a job has already moved: the memory that makes a rerun skip and an incremental load small."""
+
+from collections.abc import AsyncIterator
+
+from shared.engine.catalog import Catalog, Change, apply_changes, decode_index, encode_index
+from shared.engine.run_records import RunRecords
+from shared.ports import RunStore
+
+_REMEMBERED = {"uploaded", "skipped"}
+# Codes that verification gives; see shared/engine/verify_page.py.
+_DOUBTED = {"missing_in_lake", "size_mismatch", "integrity_mismatch", "not_verified"}
+
+
+def _index_key(job: str) -> str:
+    return f"jobs/{job}/ledger/index.json"
+
+
+async def open_ledger(store: RunStore, job: str) -> Catalog:
+    """The ledger as the last committed run left it; empty for a new job."""
+    return Catalog(store, decode_index(await store.get(_index_key(job))))
+
+
+async def commit_ledger(records: RunRecords, job: str) -> int:
+    """Fold a run's records into its job's ledger.
+
+    Idempotent: the same records applied again give the same rows. The index is switched in one write, so a kill
+    leaves the old ledger or the new one.
+
+    Returns:
+        Rows of the new ledger.
+    """
+    store = records.store
+    old = decode_index(await store.get(_index_key(job)))
+    # A part's name is never used twice, so a repeat of this commit does not overwrite a part that the index names.
+    used = {part.key for part in old}
+    attempt = 0
+    while any(key.startswith(f"jobs/{job}/ledger/{records.run}-{attempt}-") for key in used):
+        attempt += 1
+    new = await apply_changes(store, old, _changes(records), f"jobs/{job}/ledger/{records.run}-{attempt}")
+    await store.put(_index_key(job), encode_index(new))
+    named = {part.key for part in new} | {_index_key(job)}
+    await store.delete([key for key in await store.list(f"jobs/{job}/ledger") if key not in named])
+    await records.store.put(records.key("folded"), b"{}")
+    return sum(part.rows for part in new)
+
+
+async def _changes(records: RunRecords) -> AsyncIterator[Change]:
+    async for record in records.records():
+        if record["status"] == "deleted":
+            yield record["path"], None
+        elif record["status"] in _REMEMBERED and record.get("hash") and record.get("source_version"):
+            yield (
+                record["path"],
+                {
+                    "path": record["path"],
+                    "size_bytes": record["size_bytes"],
+                    "source_version": record["source_version"],
+                    "hash": record["hash"],
+                    "etag": record.get("etag") or "",
+                    "moved_at": record["finished_at"],
+                },
+            )
+        elif record["error_code"] in _DOUBTED:
+            # What is in the lake is not what the ledger remembers, so it must not be skipped the next time.
+            yield record["path"], None
+
+
+async def fold_unfinished(records: RunRecords, job: str) -> None:
+    """Take over what an earlier run moved but did not get to commit, because it was terminated or its host died."""
+    if await records.load("run.json") is None or await records.load("folded") is not None:
+        return
+    document = await records.load("run.json")
+    if document is not None and not document["spec"].get("dry_run"):
+        await commit_ledger(records, job)

@@ -1,0 +1,188 @@
+"""Planning: one page of the source becomes work packages and settled records."""
+
+from shared.engine.files_run import FilesRun
+from shared.engine.ledger import open_ledger
+from shared.engine.run_records import RunRecords
+from shared.engine.survey import open_survey
+from shared.errors import AccessDenied, SourceMissing
+from shared.model.records import FileRecord, PlannedItem
+from shared.model.steps import Counts, no_counts
+from shared.policy.batching import partition
+from shared.policy.copying import LakeEntry, LedgerEntry, decide
+from shared.policy.paths import printable, sort_key, too_long_reason, unmappable_reason
+from shared.ports import SourceItem, SourcePage, SourceTree
+
+PAGE_ITEMS = 5000
+# With the batches of a page as one sub-orchestration's activities, its history stays far below 1,000 tasks.
+PAGE_BATCHES = 200
+
+
+class FailedItems:
+    """The failed items of a run's earlier rounds, as a source to plan from."""
+
+    def __init__(self, source: SourceTree, records: RunRecords) -> None:
+        self._source = source
+        self._records = records
+
+    async def list_page(self, cursor: str | None, limit: int) -> SourcePage:
+        """Failed items after the cursor, each as the source has it now."""
+        after = sort_key(cursor) if cursor is not None else None
+        items: list[SourceItem] = []
+        async for record in self._records.records():
+            if record["status"] != "failed" or (after is not None and sort_key(record["path"]) <= after):
+                continue
+            if len(items) == limit:
+                return SourcePage(items, items[-1].path)
+            items.append(await self._look(record["path"]))
+        return SourcePage(items, None)
+
+    async def _look(self, path: str) -> SourceItem:
+        try:
+            found = await self._source.stat(path)
+        except AccessDenied as error:
+            return SourceItem(path, 0, "", (error.code, error.detail))
+        return found or SourceItem(path, 0, "", ("source_gone", "the source file is gone"))
+
+
+async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | None) -> tuple[int, Counts, str | None]:
+    """Plan the items after ``cursor``.
+
+    Idempotent until the first of its batches is transferred: a repeat writes the page anew.
+
+    Args:
+        run: The run.
+        page: The page's name.
+        round_number: 1 for the source as a whole; later rounds plan what failed in the earlier ones.
+        cursor: Where the page before ended, or None.
+
+    Returns:
+        The number of batches, the page's counts, and the cursor to go on with (None at the end).
+
+    Raises:
+        SourceMissing: the source as a whole cannot be read, or is empty where a mirror would delete everything.
+    """
+    records = run.records
+    await records.store.delete(
+        await records.store.list(records.key(f"plan/{page}")) + await records.store.list(records.key(f"results/{page}"))
+    )
+    first_round = round_number == 1
+    source = run.source if first_round else FailedItems(run.source, records)
+    listed = await source.list_page(cursor, PAGE_ITEMS)
+    if run.ledger is None:
+        run.ledger = await open_ledger(records.store, run.job.name)
+    mirror = run.job.deleted == "mirror"
+    if first_round and cursor is None and not listed.items and mirror and run.ledger.rows:
+        raise SourceMissing(
+            "the source is empty, but this job has moved files from it before; deleted: mirror would delete them all. "
+            "Check that it is mounted, or delete the folder in the lake yourself",
+            code="source_empty",
+            subject="source",
+        )
+    planned, settled = await _sort_out(run, page, listed, cursor, first_round=first_round)
+    limits = run.job.limits
+    batches = partition([item["size_bytes"] for item in planned], limits.batch_items, limits.batch_bytes)
+    following = listed.cursor
+    if len(batches) > PAGE_BATCHES:
+        batches = batches[:PAGE_BATCHES]
+        following = planned[batches[-1][1] - 1]["path"]
+        planned = planned[: batches[-1][1]]
+        settled = [record for record in settled if sort_key(record["path"]) <= sort_key(following)]
+    if run.job.dry_run:
+        settled += [_settled(run, page, item["path"], item["size_bytes"], item["source_version"], "planned",
+                             detail=item["action"]) for item in planned]  # fmt: skip
+        settled.sort(key=lambda record: sort_key(record["path"]))
+        batches = []
+    for number, (start, end) in enumerate(batches):
+        await records.put_batch(page, number, planned[start:end])
+    if settled:
+        await records.put_results(page, "settled", settled)
+    counts = no_counts()
+    counts["planned"] = len(planned) + len(settled) if not run.job.dry_run else len(settled)
+    counts["bytes_planned"] = sum(item["size_bytes"] for item in planned)
+    counts["skipped"] = sum(record["status"] == "skipped" for record in settled)
+    counts["failed"] = sum(record["status"] == "failed" for record in settled)
+    return len(batches), counts, following
+
+
+async def _sort_out(
+    run: FilesRun, page: str, listed: SourcePage, cursor: str | None, *, first_round: bool
+) -> tuple[list[PlannedItem], list[FileRecord]]:
+    """Decide for each item of a page: to be moved, or settled already."""
+    assert run.ledger is not None
+    job = run.job
+    last = listed.cursor if listed.cursor is not None else (None if first_round else _last(listed))
+    remembered = await run.ledger.between(cursor, last)
+    lake_known = job.mode == "full" and first_round
+    if lake_known and run.survey is None:
+        run.survey = await open_survey(run.records, "before")
+    there = await run.survey.between(cursor, last) if lake_known and run.survey else {}
+    planned: list[PlannedItem] = []
+    settled: list[FileRecord] = []
+    for item in listed.items:
+        memory = remembered.pop(item.path, None)
+        if not run.wanted(item.path):
+            continue
+        if item.problem is not None:
+            code, detail = item.problem
+            if code == "source_gone" and memory is not None and job.deleted == "mirror":
+                planned.append(_deletion(item.path, memory["etag"]))
+                continue
+            settled.append(_settled(run, page, item.path, item.size_bytes, item.version,
+                                    "skipped" if item.skip else "failed", code=code, detail=detail))  # fmt: skip
+            continue
+        reason = unmappable_reason(item.path) or too_long_reason(run.target(item.path))
+        if reason:
+            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "failed",
+                                    code="unmappable_path", detail=f"the path {reason}"))  # fmt: skip
+            continue
+        ledger = (
+            LedgerEntry(memory["size_bytes"], memory["source_version"], memory["hash"], memory["etag"])
+            if memory
+            else None
+        )
+        found = there.get(item.path)
+        lake = LakeEntry(found["size_bytes"], found["etag"]) if found else None
+        action = decide(item.size_bytes, item.version, ledger, lake, lake_known=lake_known, existing=job.existing)
+        if action == "skip":
+            assert ledger is not None
+            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "skipped",
+                                    md5=ledger.hash, etag=ledger.etag))  # fmt: skip
+        elif action == "fail":
+            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "failed",
+                                    code="target_exists", detail="another file is there already"))  # fmt: skip
+        else:
+            planned.append({"path": item.path, "size_bytes": item.size_bytes, "source_version": item.version,
+                            "action": action, "etag": ""})  # fmt: skip
+    if job.deleted == "mirror" and first_round:
+        # What the ledger remembers and the walk did not meet. The transfer asks the source once more before it deletes.
+        planned += [_deletion(path, row["etag"]) for path, row in remembered.items() if run.wanted(path)]
+        planned.sort(key=lambda item: sort_key(item["path"]))
+    return planned, settled
+
+
+def _last(listed: SourcePage) -> str | None:
+    return listed.items[-1].path if listed.items else None
+
+
+def _deletion(path: str, etag: str) -> PlannedItem:
+    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag}
+
+
+def _settled(
+    run: FilesRun,
+    page: str,
+    path: str,
+    size_bytes: int,
+    version: str,
+    status: str,
+    *,
+    md5: str | None = None,
+    etag: str | None = None,
+    code: str | None = None,
+    detail: str | None = None,
+) -> FileRecord:
+    return {
+        "path": path, "target": run.target(printable(path)), "status": status, "size_bytes": size_bytes, "hash": md5,
+        "hash_kind": "md5" if md5 else None, "source_version": version or None, "etag": etag, "attempts": 0,
+        "error_code": code, "error_detail": detail, "batch": page, "finished_at": run.now(),
+    }  # fmt: skip

@@ -1,0 +1,130 @@
+"""Where the documents of one run lie in the run store, and how they are read together.
+
+::
+
+    runs/<run>/run.json                       the job as it was posted, when, which generation
+    runs/<run>/prepared.json                  what was resolved and decided before the first item
+    runs/<run>/survey-<phase>/c00000...       what listings of the lake showed (before planning, and for verification)
+    runs/<run>/plan/<page>/b0000.jsonl        work packages
+    runs/<run>/results/<page>/settled.jsonl   records of items that planning itself settled (skipped, unmappable)
+    runs/<run>/results/<page>/b0000.jsonl     records of a work package, written once it is done
+    runs/<run>/results/<page>/verify.jsonl    records that verification overrules
+    runs/<run>/manifest.<format>
+    runs/<run>/cancel                         exists once somebody asked to cancel
+    jobs/<job>/runs/<generation>.json         which runs this job had; the highest is the current one
+    jobs/<job>/ledger/index.json              the ledger's parts
+    schedules/<name>.json
+"""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from shared.model.records import FileRecord, PlannedItem, dump_lines, load_lines
+from shared.policy.paths import sort_key
+from shared.ports import RunStore
+
+
+class RunRecords:
+    """The documents of one run."""
+
+    def __init__(self, store: RunStore, run: str) -> None:
+        self.store = store
+        self.run = run
+        self._root = f"runs/{run}"
+
+    def key(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    async def load(self, name: str) -> dict[str, Any] | None:
+        data = await self.store.get(self.key(name))
+        return json.loads(data) if data is not None else None
+
+    async def save(self, name: str, document: dict[str, Any]) -> None:
+        await self.store.put(self.key(name), json.dumps(document).encode())
+
+    # -- plan and results ----------------------------------------------------------------------------------------
+
+    async def put_batch(self, page: str, batch: int, items: list[PlannedItem]) -> None:
+        await self.store.put(self.key(f"plan/{page}/b{batch:04d}.jsonl"), dump_lines(items))
+
+    async def batch(self, page: str, batch: int) -> list[PlannedItem]:
+        data = await self.store.get(self.key(f"plan/{page}/b{batch:04d}.jsonl"))
+        if data is None:
+            raise LookupError(f"batch {page}/{batch} of {self.run} is gone from the run store")
+        return load_lines(data)
+
+    async def put_results(self, page: str, name: str, records: list[FileRecord]) -> None:
+        await self.store.put(self.key(f"results/{page}/{name}.jsonl"), dump_lines(records))
+
+    async def results(self, page: str, name: str) -> list[FileRecord] | None:
+        data = await self.store.get(self.key(f"results/{page}/{name}.jsonl"))
+        return load_lines(data) if data is not None else None
+
+    # -- reading a run as a whole --------------------------------------------------------------------------------
+
+    async def pages(self) -> list[str]:
+        """Pages of the first plan in order, then those of each round of failed items."""
+        found: set[str] = set()
+        for folder in ("plan", "results"):
+            prefix = self.key(folder)
+            found |= {key[len(prefix) + 1 :].partition("/")[0] for key in await self.store.list(prefix)}
+        return sorted(found, key=lambda page: (_round(page), page))
+
+    async def page_records(self, page: str) -> list[FileRecord]:
+        """One record for each item of a page, in path order, verification's word last.
+
+        Items of a package that was never carried out appear as ``planned``; items that were still to be retried when
+        the run ended are ``failed``.
+        """
+        results, plan = self.key(f"results/{page}"), self.key(f"plan/{page}")
+        done = {key.rpartition("/")[2] for key in await self.store.list(results)}
+        planned = {key.rpartition("/")[2] for key in await self.store.list(plan)}
+        records: dict[str, FileRecord] = {}
+        for name in sorted(done - {"verify.jsonl"}):
+            data = await self.store.get(f"{results}/{name}")
+            for record in load_lines(data or b""):
+                records[record["path"]] = record
+        for name in sorted(planned - done):
+            for item in load_lines(await self.store.get(f"{plan}/{name}") or b""):
+                records[item["path"]] = not_moved(item, page)
+        if "verify.jsonl" in done:
+            for record in load_lines(await self.store.get(f"{results}/verify.jsonl") or b""):
+                records[record["path"]] = record
+        for path, record in records.items():
+            if record["status"] == "retrying":
+                records[path] = {**record, "status": "failed"}
+        return [records[path] for path in sorted(records, key=sort_key)]
+
+    async def final_pages(self, after: str | None = None) -> AsyncIterator[tuple[str, list[FileRecord]]]:
+        """Pages after the named one, each item's final record once: later rounds overrule the first."""
+        pages = await self.pages()
+        overruled: dict[str, FileRecord] = {}
+        for page in pages:
+            if _round(page) > 1:
+                overruled.update({record["path"]: record for record in await self.page_records(page)})
+        for page in pages:
+            if _round(page) == 1 and (after is None or page > after):
+                yield page, [overruled.get(record["path"], record) for record in await self.page_records(page)]
+
+    async def records(self) -> AsyncIterator[FileRecord]:
+        """Every item's final record once, in path order."""
+        async for _, records in self.final_pages():
+            for record in records:
+                yield record
+
+    async def cancelled(self) -> bool:
+        return await self.store.get(self.key("cancel")) is not None
+
+
+def not_moved(item: PlannedItem, page: str) -> FileRecord:
+    """The record of an item that was planned and not (yet) touched."""
+    return {
+        "path": item["path"], "target": "", "status": "planned", "size_bytes": item["size_bytes"], "hash": None,
+        "hash_kind": None, "source_version": item["source_version"], "etag": None, "attempts": 0,
+        "error_code": None, "error_detail": None, "batch": page, "finished_at": "",
+    }  # fmt: skip
+
+
+def _round(page: str) -> int:
+    return int(page[1 : page.index("p")]) if page.startswith("r") else 1

@@ -1,0 +1,272 @@
+"""Moving one work package: every item concurrently, one record for each."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+
+from shared.engine.files_run import FilesRun
+from shared.errors import (
+    ConnectionLost,
+    MigrationError,
+    RunError,
+    ServiceUnavailable,
+    SourceChanged,
+    TargetConflict,
+    TransientError,
+)
+from shared.model.records import FINAL_STATUSES, FileRecord, PlannedItem
+from shared.model.steps import Abort, Counts, TransferBatchOutcome, no_counts
+from shared.policy.paths import printable
+from shared.ports import OpenItem, Written
+
+_READ_BLOCK = 1024 * 1024
+# A long batch saves what it has so far, so that a kill repeats seconds of it and not the whole.
+_CHECKPOINT_EVERY_S = 10.0
+# So many failures of the service in a row, with no success between them, mean that it is down.
+_TRIPPING_FAILURES = 20
+_WORKERS = 128
+
+
+class _Stop(Exception):
+    """The batch ends early; ``abort`` is None where somebody cancelled."""
+
+    def __init__(self, abort: Abort | None) -> None:
+        super().__init__()
+        self.abort = abort
+
+
+async def transfer_batch(run: FilesRun, page: str, batch: int, attempt: int, *, final: bool) -> TransferBatchOutcome:
+    """Move the items of a batch that are not moved yet.
+
+    Idempotent: what an earlier delivery of the same batch recorded is not repeated, and what it moved without getting
+    to record it is recognised in the lake.
+
+    Args:
+        run: The run.
+        page: The page's name.
+        batch: The batch's number in the page.
+        attempt: 1, and more where failed items are tried again.
+        final: No further attempt follows, so what fails now is failed.
+
+    Returns:
+        Counts of what this attempt settled, and how many items are left to retry.
+    """
+    return await _Batch(run, page, batch, attempt, final).carry_out()
+
+
+class _Batch:
+    def __init__(self, run: FilesRun, page: str, batch: int, attempt: int, final: bool) -> None:
+        self.run = run
+        self.page = page
+        self.name = f"b{batch:04d}"
+        self.batch = batch
+        self.attempt = attempt
+        self.final = final
+        self.done: dict[str, FileRecord] = {}
+        self.items: list[PlannedItem] = []
+        self.failures_in_a_row = 0
+        self.retry_after_s: float | None = None
+        self.stop: _Stop | None = None
+        self.lake_known = run.job.mode == "full" and page.startswith("p")
+
+    async def carry_out(self) -> TransferBatchOutcome:
+        self.items = await self.run.records.batch(self.page, self.batch)
+        earlier = await self.run.records.results(self.page, self.name) or []
+        self.done = {record["path"]: record for record in earlier}
+        pending = [item for item in self.items if self._is_pending(item)]
+        stopped: _Stop | None = None
+        if await self.run.records.cancelled():
+            stopped = _Stop(None)
+        elif pending:
+            stopped = await self._move_all(pending)
+        if pending:
+            await self._save()
+        return {
+            "abort": stopped.abort if stopped else None,
+            "cancelled": stopped is not None and stopped.abort is None,
+            "counts": self._counts(),
+            "retry": sum(record["status"] == "retrying" for record in self.done.values()),
+            "retry_after_s": self.retry_after_s,
+        }
+
+    def _is_pending(self, item: PlannedItem) -> bool:
+        record = self.done.get(item["path"])
+        return record is None or record["status"] not in FINAL_STATUSES
+
+    async def _move_all(self, pending: list[PlannedItem]) -> _Stop | None:
+        queue = iter(pending)
+        tasks = [asyncio.create_task(self._work(queue)) for _ in range(min(_WORKERS, len(pending)))]
+        watch = asyncio.create_task(self._watch())
+        try:
+            await asyncio.gather(*tasks)
+        except _Stop as stop:
+            return stop
+        finally:
+            watch.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(watch, *tasks, return_exceptions=True)
+        return None
+
+    async def _work(self, queue: Iterator[PlannedItem]) -> None:
+        for item in queue:
+            if self.failures_in_a_row >= _TRIPPING_FAILURES and not self.final:
+                error: MigrationError = ServiceUnavailable("not tried: the service was down", subject=item["path"])
+                self._record(item, self._failed(item, error))
+                continue
+            if self.stop is not None:
+                raise self.stop
+            self._record(item, await self._move(item))
+
+    async def _watch(self) -> None:
+        """Save now and then, and notice that somebody cancelled."""
+        while True:
+            await asyncio.sleep(_CHECKPOINT_EVERY_S)
+            await self._save()
+            if await self.run.records.cancelled():
+                self.stop = _Stop(None)
+
+    async def _save(self) -> None:
+        records = [self.done[item["path"]] if item["path"] in self.done else self._untouched(item)
+                   for item in self.items]  # fmt: skip
+        await self.run.records.put_results(self.page, self.name, records)
+
+    def _record(self, item: PlannedItem, record: FileRecord) -> None:
+        self.done[item["path"]] = record
+
+    # -- one item ------------------------------------------------------------------------------------------------
+
+    async def _move(self, item: PlannedItem) -> FileRecord:
+        try:
+            record = await (self._delete(item) if item["action"] == "delete" else self._copy(item))
+        except RunError as error:
+            raise _Stop({"code": error.code, "detail": error.detail}) from None
+        except MigrationError as error:
+            if isinstance(error, ConnectionLost | ServiceUnavailable):
+                self.failures_in_a_row += 1
+            return self._failed(item, error)
+        self.failures_in_a_row = 0
+        return record
+
+    async def _copy(self, item: PlannedItem) -> FileRecord:
+        path, action = item["path"], item["action"]
+        lake, three_step = self.run.lake, self.run.job.limits.upload_sequence == "three_step"
+        async with lake.slot(item["size_bytes"]):
+            if action == "create":
+                content = await self.run.source.open(path)
+                try:
+                    written = await lake.create(path, content, three_step=three_step)
+                    return self._moved(item, "uploaded", content, written)
+                except TargetConflict as error:
+                    if error.code != "target_exists":
+                        raise
+                finally:
+                    await content.close()
+            if action != "replace" and (same := await self._compare(item)) is not None:
+                return same
+            if self.run.job.existing == "fail" and action != "replace":
+                raise TargetConflict("another file is there, and existing is fail", code="target_exists", subject=path)
+            content = await self.run.source.open(path)
+            try:
+                written = await lake.replace(path, content, three_step=three_step)
+                return self._moved(item, "uploaded", content, written)
+            finally:
+                await content.close()
+
+    async def _compare(self, item: PlannedItem) -> FileRecord | None:
+        """A record if the lake holds the very same bytes, else None."""
+        path = item["path"]
+        found = await self.run.lake.properties(path)
+        if found is None:
+            return None
+        if found.is_directory:
+            raise TargetConflict("a folder stands where the file should be", code="path_conflict", subject=path)
+        content = await self.run.source.open(path)
+        try:
+            if content.size_bytes != found.size_bytes:
+                return None
+            own = await _hash_source(content)
+            if own != (found.md5 or await hash_lake(self.run, path)):
+                return None
+        finally:
+            await content.close()
+        # The listing before the run showed nothing here, so an earlier delivery of this batch wrote it.
+        ours = item["action"] == "create" and self.lake_known
+        written = Written(content.size_bytes, own, found.etag)
+        return self._moved(item, "uploaded" if ours else "skipped", content, written)
+
+    async def _delete(self, item: PlannedItem) -> FileRecord:
+        path = item["path"]
+        if await self.run.source.stat(path) is not None:
+            return {**self._untouched(item), "status": "skipped", "error_code": "source_not_gone",
+                    "error_detail": "the source has it after all; nothing was deleted",
+                    "attempts": self.attempt, "finished_at": self.run.now()}  # fmt: skip
+        try:
+            await self.run.lake.delete(path, etag=item["etag"])
+        except TargetConflict as error:
+            if error.code == "target_changed":
+                raise TargetConflict(
+                    "somebody changed the file in the lake since it was moved, so it was not deleted",
+                    code="target_changed", subject=path,
+                ) from None  # fmt: skip
+            raise
+        return {**self._untouched(item), "status": "deleted", "attempts": self.attempt, "finished_at": self.run.now()}
+
+    # -- records -------------------------------------------------------------------------------------------------
+
+    def _moved(self, item: PlannedItem, status: str, content: OpenItem, written: Written) -> FileRecord:
+        return {
+            **self._untouched(item), "status": status, "size_bytes": written.size_bytes, "hash": written.md5,
+            "hash_kind": "md5", "source_version": content.version, "etag": written.etag.strip('"'),
+            "attempts": self.attempt, "finished_at": self.run.now(),
+        }  # fmt: skip
+
+    def _failed(self, item: PlannedItem, error: MigrationError) -> FileRecord:
+        retry = isinstance(error, TransientError) and not self.final
+        if retry and isinstance(error, TransientError) and error.retry_after_s:
+            self.retry_after_s = max(self.retry_after_s or 0.0, error.retry_after_s)
+        return {
+            **self._untouched(item), "status": "retrying" if retry else "failed", "attempts": self.attempt,
+            "error_code": error.code, "error_detail": error.detail, "finished_at": self.run.now(),
+        }  # fmt: skip
+
+    def _untouched(self, item: PlannedItem) -> FileRecord:
+        return {
+            "path": item["path"], "target": self.run.target(printable(item["path"])), "status": "planned",
+            "size_bytes": item["size_bytes"], "hash": None, "hash_kind": None,
+            "source_version": item["source_version"] or None, "etag": None, "attempts": 0, "error_code": None,
+            "error_detail": None, "batch": f"{self.page}/{self.name}", "finished_at": "",
+        }  # fmt: skip
+
+    def _counts(self) -> Counts:
+        """What this attempt settled: each record carries the attempt that settled it, so a repeat counts the same."""
+        counts = no_counts()
+        for record in self.done.values():
+            status = record["status"]
+            if record["attempts"] != self.attempt or status in ("retrying", "planned"):
+                continue
+            counts[status] += 1  # type: ignore[literal-required]
+            if status in ("uploaded", "skipped"):
+                counts["bytes_done"] += record["size_bytes"]
+        return counts
+
+
+async def _hash_source(content: OpenItem) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    left = content.size_bytes
+    while left:
+        block = await content.read(min(left, _READ_BLOCK))
+        if not block:
+            raise SourceChanged("the source file became shorter while it was read")
+        digest.update(block)
+        left -= len(block)
+    await content.finish()
+    return digest.hexdigest()
+
+
+async def hash_lake(run: FilesRun, path: str) -> str:
+    """MD5 (hex) of the bytes that the lake gives back for a path."""
+    digest = hashlib.md5(usedforsecurity=False)
+    async for block in run.lake.read(path):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""Verification: what the records claim against what the lake shows."""
+
+import asyncio
+import hashlib
+import time
+
+from shared.engine.files_run import FilesRun
+from shared.engine.survey import open_survey
+from shared.engine.transfer_batch import hash_lake
+from shared.errors import ItemError, TransientError
+from shared.model.records import FileRecord
+from shared.model.steps import Counts, Verification, no_counts, no_verification
+
+_BUDGET_S = 120.0
+_READERS = 16
+_READ_ATTEMPTS = 4
+_SHARE_SCALE = 2**32
+
+# Codes of records that verification overruled; what they mean for the ledger is that the lake must be asked again.
+MISSING = "missing_in_lake"
+WRONG_SIZE = "size_mismatch"
+WRONG_HASH = "integrity_mismatch"
+UNREADABLE = "not_verified"
+
+
+async def verify_page(
+    run: FilesRun, page: str, survey: str, position: int, sample_share: float
+) -> tuple[Verification, Counts, int | None]:
+    """Compare one page's records with the lake, from ``position`` of its list of re-reads on.
+
+    The listing is compared for the whole page on the first call (``position`` 0). Files to re-read are chosen by a
+    hash of run and path, so that a repeat chooses the same.
+
+    Args:
+        run: The run.
+        page: The page's name.
+        survey: Name of the survey that was made after the transfer.
+        position: Where an earlier call ended.
+        sample_share: Share of the files to re-read, 0 to 1.
+
+    Returns:
+        What this call found, what became failed by it, and the position to go on from (None when the page is done).
+    """
+    started_s = time.monotonic()
+    result = no_verification()
+    records = [r for r in await run.records.page_records(page) if r["status"] in ("uploaded", "skipped") and r["hash"]]
+    overruled = {r["path"]: r for r in await run.records.results(page, "verify") or []} if position else {}
+    known = set(overruled)
+    if position == 0 and records:
+        catalog = await open_survey(run.records, survey)
+        shown = await catalog.between(None, records[-1]["path"])
+        for record in records:
+            found = shown.get(record["path"])
+            result["listed"] += 1
+            if found is None:
+                result["missing"] += 1
+                _overrule(overruled, record, MISSING, "the lake's listing does not show the file")
+            elif found["size_bytes"] != record["size_bytes"]:
+                result["size_mismatches"] += 1
+                _overrule(overruled, record, WRONG_SIZE,
+                          f"the lake shows {found['size_bytes']} bytes, not {record['size_bytes']}")  # fmt: skip
+    chosen = [r for r in records if _is_chosen(run.records.run, r["path"], sample_share)]
+    while position < len(chosen) and time.monotonic() - started_s < _BUDGET_S:
+        group = [r for r in chosen[position : position + _READERS] if r["path"] not in overruled]
+        for record, found_hash in zip(
+            group, await asyncio.gather(*(_read(run, r["path"]) for r in group)), strict=True
+        ):
+            if found_hash is None:
+                result["unreadable"] += 1
+                _overrule(overruled, record, UNREADABLE, "the file could not be read back from the lake")
+                continue
+            result["hashes_checked"] += 1
+            if found_hash != record["hash"]:
+                result["hash_mismatches"] += 1
+                _overrule(overruled, record, WRONG_HASH,
+                          f"the bytes in the lake have MD5 {found_hash}, not {record['hash']}")  # fmt: skip
+        position += _READERS
+    if overruled:
+        await run.records.put_results(page, "verify", list(overruled.values()))
+    counts = no_counts()
+    for record in records:
+        if record["path"] in overruled and record["path"] not in known:
+            counts["failed"] += 1
+            counts[record["status"]] -= 1  # type: ignore[literal-required]
+    return result, counts, position if position < len(chosen) else None
+
+
+def _overrule(overruled: dict[str, FileRecord], record: FileRecord, code: str, detail: str) -> None:
+    overruled[record["path"]] = {**record, "status": "failed", "error_code": code, "error_detail": detail}
+
+
+def _is_chosen(run: str, path: str, share: float) -> bool:
+    if share >= 1:
+        return True
+    digest = hashlib.sha256(f"{run}\x00{path}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") < share * _SHARE_SCALE
+
+
+async def _read(run: FilesRun, path: str) -> str | None:
+    """The hash of what the lake gives back, or None if it gives nothing whole."""
+    for attempt in range(1, _READ_ATTEMPTS + 1):
+        try:
+            return await hash_lake(run, path)
+        except TransientError as error:
+            await asyncio.sleep(error.retry_after_s or 0.2 * 2**attempt)
+        except ItemError:
+            return None
+    return None

@@ -1,0 +1,201 @@
+"""Job specs as callers write them (``POST /api/migrations``, ``PUT /api/schedules/{name}``).
+
+Everything here is validated from the text alone. What needs the machine or the lake (does the folder exist, is the
+target a file) is asked by the starter before anything is started.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from shared.policy.globs import Globs
+from shared.policy.ncrontab import parse as parse_ncrontab
+from shared.policy.paths import check_target_path
+from shared.policy.quantities import parse_bytes, parse_bytes_per_s
+
+MAX_SPEC_BYTES = 1024 * 1024
+
+_GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class Spec(BaseModel):
+    """Base of all specs: an unknown field is an error, since it is most often a misspelt one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=4096)
+
+
+def _bytes(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _bytes_per_s(value: Any) -> Any:
+    return parse_bytes_per_s(value) if isinstance(value, str) else value
+
+
+ByteSize = Annotated[int, BeforeValidator(_bytes)]
+BytesPerSecond = Annotated[int, BeforeValidator(_bytes_per_s)]
+JobName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", description="names the job and its ledger")]
+CredentialName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+
+
+class FolderSource(Spec):
+    """A folder on a disk or share that the worker sees, under one of FOLDER_SOURCE_ROOTS."""
+
+    type: Literal["folder"]
+    path: str = Field(min_length=1)
+
+    @field_validator("path")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if "\x00" in value:
+            raise ValueError("must not contain a NUL character")
+        if ".." in value.replace("\\", "/").split("/"):
+            raise ValueError("must not contain '..'; write the folder's own path")
+        return value
+
+
+class LakeTarget(Spec):
+    """Where the data goes: a folder of a lakehouse."""
+
+    workspace: str = Field(min_length=1, max_length=256, description="display name or GUID")
+    lakehouse: str = Field(min_length=1, max_length=256, description="display name or GUID")
+    path: str = Field(min_length=1, description="a folder below Files/ or Tables/")
+    credential: CredentialName = "onelake"
+
+    @field_validator("workspace", "lakehouse")
+    @classmethod
+    def _trimmed(cls, value: str) -> str:
+        # GUIDs copied from a portal bring quotes and line ends along, which the service answers with a puzzling 400.
+        trimmed = value.strip().strip("'\"").strip()
+        if not trimmed or any(ord(c) < 0x20 for c in trimmed) or "/" in trimmed:
+            raise ValueError("must be a display name or a GUID, without slashes or control characters")
+        return trimmed
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return check_target_path(value)
+
+
+class Limits(Spec):
+    """How much at once."""
+
+    batch_items: int = Field(100, ge=1, le=1000, description="items one activity moves")
+    batch_bytes: ByteSize = Field(256 * 1024 * 1024, ge=1024 * 1024, description="bytes one activity moves")
+    parallel_batches: int = Field(16, ge=1, le=256)
+    concurrency: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto", description="uploads in flight of one worker"
+    )
+    bandwidth: BytesPerSecond | None = Field(None, ge=1024, description="cap of one worker, such as 50MiB/s")
+    upload_sequence: Literal["auto", "three_step"] = Field(
+        "auto", description="auto: append and flush in one call where the service takes it"
+    )
+
+
+class FilesJob(Spec):
+    """Files from a source tree into a folder of a lakehouse."""
+
+    kind: Literal["files"]
+    name: JobName
+    source: Annotated[FolderSource, Field(discriminator=None)]
+    include: list[str] = Field(default_factory=list, max_length=100)
+    exclude: list[str] = Field(default_factory=list, max_length=100)
+    target: LakeTarget
+    mode: Literal["full", "incremental"] = "full"
+    existing: Literal["skip_identical", "overwrite", "fail"] = "skip_identical"
+    deleted: Literal["keep", "mirror"] = "keep"
+    verify: Literal["none", "listing", "sample", "all"] = "sample"
+    limits: Limits = Limits()  # type: ignore[call-arg]
+    dry_run: bool = False
+    schedule: str | None = Field(None, description="six-field NCRONTAB; only for PUT /schedules/{name}")
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _globs(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            Globs([pattern])
+        return patterns
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_ncrontab(value)
+        return value
+
+    @field_validator("deleted")
+    @classmethod
+    def _deleted(cls, value: str, info: Any) -> str:
+        if value == "mirror" and info.data.get("mode") != "incremental":
+            raise ValueError("mirror needs mode: incremental, since only the ledger knows what the source has lost")
+        return value
+
+
+Job = FilesJob
+KINDS = ("files",)
+
+_JOB: TypeAdapter[Job] = TypeAdapter(FilesJob)
+
+
+class SpecError(ValueError):
+    """A spec that cannot be run. ``details`` names each field and what to change."""
+
+    def __init__(self, message: str, details: list[dict[str, str]], *, code: str = "invalid_spec") -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.code = code
+
+
+def parse_job(document: Any) -> Job:
+    """Turn a decoded JSON or YAML document into a job.
+
+    Raises:
+        SpecError: with one detail for every field at fault.
+    """
+    if not isinstance(document, dict):
+        raise SpecError("the job spec must be an object", [{"path": "", "message": "expected an object"}])
+    kind = document.get("kind")
+    if kind not in KINDS:
+        message = (
+            f"unknown kind {_shown(kind)}; one of: {', '.join(KINDS)}"
+            if "kind" in document
+            else (f"missing; one of: {', '.join(KINDS)}")
+        )
+        raise SpecError(f"kind: {message}", [{"path": "kind", "message": message}])
+    try:
+        return _JOB.validate_python(document)
+    except ValidationError as error:
+        details = [
+            {"path": _path(e["loc"]), "message": _message(e)}
+            for e in error.errors(include_url=False, include_context=False)[:50]
+        ]
+        raise SpecError(f"{details[0]['path']}: {details[0]['message']}", details) from None
+
+
+def is_guid(text: str) -> bool:
+    """Whether a workspace or lakehouse is given by its GUID, so that no name has to be resolved."""
+    return _GUID.fullmatch(text) is not None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith(("function-", "constrained-", "literal[", "int", "tagged-")):
+            path += f".{part}" if path else part
+    return path
+
+
+def _message(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("missing", "extra_forbidden"):
+        return message
+    return f"{message} (got {_shown(error['input'])})"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,225 @@
+"""Requests and outcomes of the activities of a files migration. Plain JSON dicts: they are written into history.
+
+Only references and counts stand here; items and records lie in the run store.
+"""
+
+from typing import Any, Literal, TypedDict
+
+
+class Abort(TypedDict):
+    """An error that stops the run, as data."""
+
+    code: str
+    detail: str
+
+
+class RetryPolicy(TypedDict):
+    """How failed items are tried again on durable timers."""
+
+    attempts: int
+    first_delay_s: float
+
+
+class RunDecisions(TypedDict):
+    """What ``prepare_run`` decided; the orchestrator follows it and asks nobody again."""
+
+    survey: bool
+    dry_run: bool
+    verify: str
+    sample_items: int
+    parallel_batches: int
+    retry: RetryPolicy
+
+
+class Counts(TypedDict):
+    """Items and bytes by what became of them."""
+
+    planned: int
+    bytes_planned: int
+    uploaded: int
+    skipped: int
+    failed: int
+    deleted: int
+    bytes_done: int
+
+
+class SurveyRequest(TypedDict):
+    run: str
+    round: int
+    survey: str
+    chunk: int
+    continuation: str | None
+
+
+class SurveyOutcome(TypedDict):
+    files: int
+    continuation: str | None
+
+
+class PlanPageRequest(TypedDict):
+    run: str
+    round: int
+    page: str
+    cursor: str | None
+
+
+class PlanPageOutcome(TypedDict):
+    page: str
+    batches: int
+    counts: Counts
+    """``planned`` and ``bytes_planned`` hold everything the page found; the rest what was settled in planning."""
+    cursor: str | None
+
+
+class TransferBatchRequest(TypedDict):
+    run: str
+    round: int
+    page: str
+    batch: int
+    attempt: int
+    final: bool
+
+
+class TransferBatchOutcome(TypedDict):
+    abort: Abort | None
+    cancelled: bool
+    counts: Counts
+    retry: int
+    retry_after_s: float | None
+
+
+class TransferPageRequest(TypedDict):
+    run: str
+    round: int
+    page: str
+    batches: list[int]
+    attempt: int
+    final: bool
+    parallel: int
+
+
+class TransferPageOutcome(TypedDict):
+    abort: Abort | None
+    cancelled: bool
+    counts: Counts
+    retry: list[int]
+    retry_after_s: float | None
+
+
+class VerifyPageRequest(TypedDict):
+    run: str
+    round: int
+    page: str
+    survey: str
+    position: int
+    sample_share: float
+
+
+class Verification(TypedDict):
+    """Sums of what was compared."""
+
+    listed: int
+    missing: int
+    size_mismatches: int
+    hashes_checked: int
+    hash_mismatches: int
+    unreadable: int
+
+
+class VerifyPageOutcome(TypedDict):
+    result: Verification
+    counts: Counts
+    """What turned from uploaded or skipped into failed."""
+    position: int | None
+    """Where to go on, or None when the page is done."""
+
+
+class RunRequest(TypedDict):
+    """Input of ``prepare_run`` and ``commit_ledger``."""
+
+    run: str
+    round: int
+
+
+class ManifestRequest(TypedDict):
+    run: str
+    round: int
+    status: str
+    error: Abort | None
+    verification: "VerificationReport | None"
+    ended_at: str
+
+
+class VerificationReport(Verification):
+    """The sums with what they mean."""
+
+    mode: str
+    verdict: str
+
+
+class Transient(TypedDict):
+    """A failure that is worth another try, as data."""
+
+    code: str
+    detail: str
+    retry_after_s: float | None
+
+
+class Envelope(TypedDict, total=False):
+    """What crosses the activity boundary: exactly one of the three."""
+
+    ok: Any
+    transient: Transient
+    abort: Abort
+
+
+Phase = Literal["planning", "transferring", "retrying", "verifying", "finishing"]
+
+
+class MigrateFilesInput(TypedDict):
+    """Input of the orchestration. ``state`` is what one generation hands to the next."""
+
+    run: str
+    round: int
+    kind: str
+    name: str
+    started_at: str
+    base: Counts | None
+    """Where failed items are tried again: what the rounds before had reached."""
+    state: "State | None"
+
+
+class State(TypedDict):
+    """All that a files migration has to remember between two generations of its orchestration."""
+
+    phase: Phase
+    decisions: RunDecisions
+    cursor: str | None
+    planning_done: bool
+    next_page: int
+    counts: Counts
+    waiting: dict[str, list[int]]
+    """Pages with the batches that hold items to be tried again."""
+    attempt: int
+    retry_after_s: float | None
+    verified_pages: int
+    verification: Verification | None
+    cancelled: bool
+
+
+def no_counts() -> Counts:
+    return {
+        "planned": 0, "bytes_planned": 0, "uploaded": 0, "skipped": 0, "failed": 0, "deleted": 0, "bytes_done": 0,
+    }  # fmt: skip
+
+
+def add_counts(total: Counts, more: Counts) -> None:
+    """Add ``more`` onto ``total`` in place."""
+    for key in total:
+        total[key] += more[key]  # type: ignore[literal-required]
+
+
+def no_verification() -> Verification:
+    return {
+        "listed": 0, "missing": 0, "size_mismatches": 0, "hashes_checked": 0, "hash_mismatches": 0, "unreadable": 0,
+    }  # fmt: skip

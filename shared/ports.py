@@ -1,0 +1,155 @@
+"""What the engine asks of the outside, by role. Each has one contract suite that every implementation passes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """One item as the source's listing shows it.
+
+    Attributes:
+        path: Relative to the source, ``/`` between segments. May hold lone surrogates where a file system's name is
+            not UTF-8.
+        size_bytes: Size at listing time.
+        version: Opaque; differs when the content may differ.
+        problem: ``(code, sentence)`` if the item cannot be moved as it is, known from the listing alone.
+        skip: Whether the problem is a reason to skip rather than a failure (a link, for example).
+    """
+
+    path: str
+    size_bytes: int
+    version: str
+    problem: tuple[str, str] | None = None
+    skip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePage:
+    """Items in the order of ``sort_key``, all after the cursor asked for, and the cursor to go on with."""
+
+    items: Sequence[SourceItem]
+    cursor: str | None
+
+
+class OpenItem(Protocol):
+    """A source item being read. ``size_bytes`` and ``version`` are those of the moment it was opened."""
+
+    size_bytes: int
+    version: str
+
+    async def read(self, size_bytes: int) -> bytes:
+        """The next block, shorter only at the end; raises SourceChanged if the item was changed meanwhile."""
+
+    async def finish(self) -> None:
+        """Assert that what was read is one consistent version; raises SourceChanged if it is not."""
+
+    async def close(self) -> None: ...
+
+
+class SourceTree(Protocol):
+    """A tree of files to be read."""
+
+    async def check(self) -> None:
+        """Raise a RunError that says what to change if the source cannot be read at all."""
+
+    async def list_page(self, cursor: str | None, limit: int) -> SourcePage:
+        """The next items after ``cursor``. ``cursor`` of the answer is None at the end."""
+
+    async def stat(self, path: str) -> SourceItem | None:
+        """The item as it is now; None only if it is provably gone. Raises AccessDenied where that cannot be told."""
+
+    async def open(self, path: str) -> OpenItem:
+        """Raises NotFound or AccessDenied."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakeFile:
+    """A file of a listing; ``path`` is relative to the listed folder."""
+
+    path: str
+    size_bytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class LakePage:
+    files: Sequence[LakeFile]
+    continuation: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LakeProperties:
+    """Properties of a path; ``md5`` is hex, and empty where the service keeps none."""
+
+    is_directory: bool
+    size_bytes: int
+    etag: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a committed upload is."""
+
+    size_bytes: int
+    md5: str
+    etag: str
+
+
+class LakeStore(Protocol):
+    """A folder of a lakehouse; every path is relative to it."""
+
+    async def check(self, *, write: bool) -> None:
+        """Raise a RunError if the folder cannot be reached (or written); makes the folder when ``write``."""
+
+    async def list_page(self, continuation: str | None) -> LakePage:
+        """Files below the folder, recursively; a missing folder is empty."""
+
+    async def properties(self, path: str) -> LakeProperties | None: ...
+
+    def slot(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
+        """Wait until an upload of this size may be in memory and in flight; open the content inside."""
+
+    async def create(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
+        """Write a file that is not there. Raises TargetConflict if one is."""
+
+    async def replace(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
+        """Write a file over one that may be there; readers meet the old or the new, never a part."""
+
+    async def delete(self, path: str, *, etag: str) -> bool:
+        """Delete if the file is still the one with this ETag. False if it was gone. Raises TargetConflict."""
+
+    def read(self, path: str) -> AsyncIterator[bytes]:
+        """The committed content in blocks. Raises NotFound; a short or broken answer is a TransientError."""
+
+
+class ObjectWriter(Protocol):
+    async def write(self, data: bytes) -> object: ...
+
+
+class RunStore(Protocol):
+    """Object storage for plans, results, ledgers and manifests. Keys are ``[a-zA-Z0-9._/-]``."""
+
+    async def get(self, key: str) -> bytes | None: ...
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Write whole or not at all, over what is there."""
+
+    async def put_new(self, key: str, data: bytes) -> bool:
+        """Write unless the key exists; whether it was written."""
+
+    async def list(self, prefix: str) -> list[str]:
+        """Keys below ``prefix`` (a folder, without its slash), sorted."""
+
+    async def delete(self, keys: Sequence[str]) -> None: ...
+
+    def open_writer(self, key: str) -> AbstractAsyncContextManager["ObjectWriter"]:
+        """Write an object of any size in blocks; it appears when the context ends."""
+
+
+Clock = Callable[[], datetime]
+Sleep = Callable[[float], Awaitable[None]]

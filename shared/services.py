@@ -1,0 +1,188 @@
+"""From settings to the objects that do the work: made when first needed, one of each."""
+
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import Configuration
+from shared.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from shared.clients.credentials import TokenSource
+    from shared.clients.fabric import Fabric
+    from shared.clients.folder import FolderTree
+    from shared.clients.onelake import LakeFolder, OneLake
+    from shared.clients.run_store import ObjectRunStore
+    from shared.engine.admission import IsAlive
+    from shared.engine.files_run import FilesRun
+    from shared.engine.run_records import RunRecords
+    from shared.model.job import FilesJob, LakeTarget
+
+_RUNS_KEPT = 8
+
+
+class Services:
+    """What triggers and activities are given. Vendor packages are imported by what needs them, when it is needed."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._given = settings
+        self._tokens: dict[tuple[str, str], TokenSource] = {}
+        self._lakes: dict[str, OneLake] = {}
+        self._fabrics: dict[str, Fabric] = {}
+        self._runs: OrderedDict[tuple[str, int], FilesRun] = OrderedDict()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises Configuration; the environment is read on first use, so that an app with a gap still starts."""
+        return self._given or read_settings()
+
+    @cached_property
+    def store(self) -> "ObjectRunStore":
+        from shared.clients.run_store import open_run_store
+
+        settings = self.settings
+        return open_run_store(settings.run_store_url, settings.base, settings.run_store_connection)
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
+    def credential_fields(self, name: str) -> dict[str, str]:
+        """The checked fields of a credential that a job names.
+
+        Raises:
+            Configuration: the credential is not configured, or not well.
+        """
+        from shared.clients.credentials import parse_credential
+
+        setting = f"CREDENTIAL_{name.upper()}"
+        value = self.settings.credentials.get(name.lower())
+        if value is None:
+            if name == "onelake":
+                return {"kind": "default"}
+            raise Configuration(f"the credential {name!r} is not configured; add the setting {setting}",
+                                subject="credential")  # fmt: skip
+        return parse_credential(setting, value)
+
+    def tokens(self, credential: str, scope: str) -> "TokenSource":
+        from shared.clients.credentials import TokenSource, build_credential
+
+        key = (credential, scope)
+        if key not in self._tokens:
+            fields = self.credential_fields(credential)
+            bundle = self.settings.ca_bundle
+            self._tokens[key] = TokenSource(lambda: build_credential(fields, bundle), scope, time.time)
+        return self._tokens[key]
+
+    def onelake(self, credential: str) -> "OneLake":
+        from shared.clients.onelake import OneLake
+
+        if credential not in self._lakes:
+            settings = self.settings
+            self._lakes[credential] = OneLake(
+                settings.onelake_dfs_url,
+                self.tokens(credential, settings.onelake_scope),
+                ca_bundle=settings.ca_bundle,
+                in_flight=settings.upload_concurrency,
+                memory_bytes=settings.upload_memory_bytes,
+            )
+        return self._lakes[credential]
+
+    async def resolve(self, target: "LakeTarget") -> tuple[str, str]:
+        """GUIDs of a target's workspace and lakehouse; asks Fabric only for what is given by name."""
+        from shared.clients.fabric import Fabric
+        from shared.model.job import is_guid
+
+        workspace, lakehouse = target.workspace, target.lakehouse
+        if is_guid(workspace) and is_guid(lakehouse):
+            return workspace.lower(), lakehouse.lower()
+        if target.credential not in self._fabrics:
+            settings = self.settings
+            tokens = self.tokens(target.credential, settings.fabric_scope)
+            self._fabrics[target.credential] = Fabric(settings.fabric_api_url, tokens, settings.ca_bundle)
+        fabric = self._fabrics[target.credential]
+        workspace_id = workspace.lower() if is_guid(workspace) else await fabric.workspace_id(workspace)
+        lakehouse_id = lakehouse.lower() if is_guid(lakehouse) else await fabric.lakehouse_id(workspace_id, lakehouse)
+        return workspace_id, lakehouse_id
+
+    def lake_folder(self, job: "FilesJob", workspace_id: str, lakehouse_id: str) -> "LakeFolder":
+        from shared.clients.onelake import LakeFolder
+
+        limits = job.limits
+        return LakeFolder(
+            self.onelake(job.target.credential),
+            workspace_id,
+            lakehouse_id,
+            job.target.path,
+            owner=job.name,
+            in_flight=limits.concurrency if isinstance(limits.concurrency, int) else None,
+            bandwidth=limits.bandwidth,
+        )
+
+    def source(self, path: str) -> "FolderTree":
+        from shared.clients.folder import FolderTree
+
+        return FolderTree(path)
+
+    def check_source(self, path: str) -> str:
+        """The real path of a folder source, if a job may read it.
+
+        Raises:
+            Configuration: outside the allowed roots, or no folder.
+        """
+        from shared.clients.folder import resolve_below
+
+        real = resolve_below(path, self.settings.folder_source_roots)
+        if real is None:
+            raise Configuration(
+                "lies in none of the folders that FOLDER_SOURCE_ROOTS allows",
+                code="outside_roots",
+                subject="source.path",
+            )
+        if not Path(real).is_dir():
+            raise Configuration("is not a folder that the worker sees", code="no_folder", subject="source.path")
+        return real
+
+    async def claim(self, job: str, run: str, is_alive: "IsAlive") -> tuple[str, list[str]]:
+        """See :func:`shared.engine.admission.claim`."""
+        from shared.engine.admission import claim
+
+        return await claim(self.store, job, run, self.clock().isoformat(), is_alive)
+
+    def records(self, run: str) -> "RunRecords":
+        from shared.engine.run_records import RunRecords
+
+        return RunRecords(self.store, run)
+
+    async def files_run(self, run: str, round_number: int) -> "FilesRun":
+        """The run as its activities need it; kept between them, since one worker serves many batches of a run."""
+        key = (run, round_number)
+        if key in self._runs:
+            self._runs.move_to_end(key)
+            return self._runs[key]
+        from shared.engine.files_run import FilesRun
+        from shared.model.job import parse_job
+
+        records = self.records(run)
+        document, prepared = await records.load("run.json"), await records.load("prepared.json")
+        if document is None or prepared is None:
+            raise LookupError(f"the run store holds no run {run}")
+        job = parse_job(document["spec"])
+        made = FilesRun(
+            job=job,
+            records=records,
+            source=self.source(prepared["source_path"]),
+            lake=self.lake_folder(job, prepared["workspace_id"], prepared["lakehouse_id"]),
+            clock=self.clock,
+        )
+        self._runs[key] = made
+        while len(self._runs) > _RUNS_KEPT:
+            self._runs.popitem(last=False)
+        return made
+
+    def forget_run(self, run: str) -> None:
+        """Drop what is kept of a run, since it is prepared anew or purged."""
+        for key in [key for key in self._runs if key[0] == run]:
+            del self._runs[key]

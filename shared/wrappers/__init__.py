@@ -1,1 +1,0 @@
-"""Cross-cutting effects, composed around a port: the same Protocol in and out."""

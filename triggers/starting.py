@@ -1,0 +1,146 @@
+"""Starting a run: the same steps for a request, a schedule and a retry."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
+
+from shared import names
+from shared.errors import Configuration, MigrationError
+from shared.model.job import Job, SpecError
+from shared.model.steps import Counts, MigrateFilesInput
+from shared.services import Services
+
+ALIVE = {
+    OrchestrationRuntimeStatus.Pending,
+    OrchestrationRuntimeStatus.Running,
+    OrchestrationRuntimeStatus.Suspended,
+    OrchestrationRuntimeStatus.ContinuedAsNew,
+}
+# A claim whose instance does not exist yet is one that is being started right now.
+_STARTING_S = 60.0
+_PREFLIGHT_S = 10.0
+
+
+async def start_job(services: Services, client: DurableOrchestrationClient, job: Job) -> str:
+    """Check what the text alone cannot tell, claim the job, write the run down and start it.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        SpecError: a field is at fault; nothing was started.
+        JobBusy: a run of the job is alive.
+    """
+    source_path = await check_surroundings(services, job)
+    now = services.clock()
+    slot = now.strftime("%Y%m%dT%H%M%SZ")
+    run = names.run_id(job.kind, job.name, slot)
+    suffix = 1
+    while await services.records(run).load("run.json") is not None:
+        suffix += 1
+        run = names.run_id(job.kind, job.name, f"{slot}-{suffix}")
+    claim, earlier = await claim_job(services, client, job.name, run)
+    started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    records = services.records(run)
+    try:
+        await records.save("run.json", {
+            "id": run, "kind": job.kind, "name": job.name, "spec": job.model_dump(mode="json"),
+            "source_path": source_path, "started_at": started_at, "round": 1, "earlier_runs": earlier,
+        })  # fmt: skip
+        await services.store.put(index_key(run, started_at), b"{}")
+        await _start(client, run, job.kind, job.name, started_at, 1, None)
+    except BaseException:
+        await services.store.delete([claim])
+        raise
+    return run
+
+
+async def start_round(
+    services: Services, client: DurableOrchestrationClient, document: dict[str, Any], base: Counts
+) -> None:
+    """Start the next round of a finished run: its failed items, under the same id."""
+    run = document["id"]
+    claim, _ = await claim_job(services, client, document["name"], run)
+    try:
+        records = services.records(run)
+        await records.save("run.json", {**document, "round": document["round"] + 1})
+        await services.store.delete([records.key("folded")])
+        await _start(
+            client, run, document["kind"], document["name"], document["started_at"], document["round"] + 1, base
+        )
+    except BaseException:
+        await services.store.delete([claim])
+        raise
+
+
+async def _start(
+    client: DurableOrchestrationClient,
+    run: str,
+    kind: str,
+    name: str,
+    started_at: str,
+    number: int,
+    base: Counts | None,
+) -> None:
+    given: MigrateFilesInput = {
+        "run": run, "round": number, "kind": kind, "name": name, "started_at": started_at, "base": base, "state": None,
+    }  # fmt: skip
+    await client.start_new(names.ORCHESTRATOR_OF_KIND[kind], run, given)
+
+
+async def claim_job(
+    services: Services, client: DurableOrchestrationClient, job: str, run: str
+) -> tuple[str, list[str]]:
+    """Make ``run`` the job's current run; see :func:`shared.engine.admission.claim`."""
+
+    async def is_alive(current: str, claimed_at: str) -> bool:
+        status = await client.get_status(current)
+        if status is None or status.runtime_status is None:
+            return (services.clock() - datetime.fromisoformat(claimed_at)).total_seconds() < _STARTING_S
+        return status.runtime_status in ALIVE
+
+    return await services.claim(job, run, is_alive)
+
+
+async def check_surroundings(services: Services, job: Job) -> str:
+    """What a spec's text cannot tell: the folder, the credential, and that the target is not a file.
+
+    Returns:
+        The real path of the source folder.
+
+    Raises:
+        SpecError: naming the field.
+    """
+    try:
+        source_path = await asyncio.to_thread(services.check_source, job.source.path)
+    except Configuration as error:
+        if error.subject != "source.path":
+            raise
+        raise _spec_error("source.path", f"{error.detail} (got {job.source.path!r})", error.code) from None
+    try:
+        services.credential_fields(job.target.credential)
+    except Configuration as error:
+        raise _spec_error("target.credential", error.detail, error.code) from None
+    try:
+        async with asyncio.timeout(_PREFLIGHT_S):
+            workspace_id, lakehouse_id = await services.resolve(job.target)
+            await services.lake_folder(job, workspace_id, lakehouse_id).check(write=False)
+    except MigrationError as error:
+        # Only what is surely the spec's fault is refused here; the rest stops the run, where everybody can see it.
+        if error.code == "target_is_file":
+            raise _spec_error("target.path", error.detail, error.code) from None
+    except TimeoutError:
+        return source_path
+    return source_path
+
+
+def _spec_error(path: str, message: str, code: str) -> SpecError:
+    return SpecError(f"{path}: {message}", [{"path": path, "message": message}], code=code)
+
+
+def index_key(run: str, started_at: str) -> str:
+    """Where a run is listed; keys sort by time."""
+    moment = started_at.replace("-", "").replace(":", "")
+    return f"index/{moment}_{run}.json"
