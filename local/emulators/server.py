@@ -17,6 +17,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
@@ -39,6 +40,7 @@ from local.emulators.wire import Connection, Handler
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 1024
 _ANSWER_WITHIN_S = 5
+_FREED_WITHIN_S = 2
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,17 @@ class Emulators:
     def _take_root(self) -> None:
         # Held open, and with it the lock, until the process ends however it ends.
         self._lock = os.open(self._state / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationMistake(f"Other emulators are running on {self._root}.") from None
+        # Further processes of emulators that were killed hold it until they notice.
+        deadline_s = time.monotonic() + _FREED_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise ConfigurationMistake(f"Other emulators are running on {self._root}.") from None
+                time.sleep(0.05)
+            else:
+                return
 
     def _bind(self) -> dict[str, socket.socket]:
         memory = self._state / "ports.json"

@@ -4,6 +4,9 @@ It travels with the inode, in an extended attribute, so a rename of a file or of
 several processes see the same truth without a database. Where the file system has no user attributes, or the value
 is larger than an inode takes, it lies in a side file named after the inode.
 
+While bytes are written into an empty file in place, its bookkeeping is marked *pending*: whatever the disk says, the
+file is still the empty one described there. The mark goes away in the same step that describes the new bytes.
+
 A file's bookkeeping carries the size and modification time it was written for. If somebody edits the file by hand
 they no longer agree, and the file is described from what the disk says, as one that was put there by hand.
 """
@@ -23,6 +26,7 @@ _ATTRIBUTE = "user.onelake"
 # An ext4 inode without a block of its own for attributes holds about 100 bytes, with one about 4,000.
 _INODE_LIMIT_BYTES = 3000
 _IN_SIDE_FILE = b"side file"
+_PENDING = b"!"
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
@@ -57,6 +61,7 @@ class Attributes:
     by_blob: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    is_pending: bool = field(default=False, compare=False)
 
     @property
     def etag(self) -> str:
@@ -93,15 +98,22 @@ class AttributeStore:
     def write(self, descriptor: int, attributes: Attributes) -> None:
         """Writes the bookkeeping of an open file whose bytes are final, in one atomic step."""
         status = os.fstat(descriptor)
-        value = _encode(attributes, status.st_size, status.st_mtime_ns)
+        self._put(descriptor, status.st_ino, _encode(attributes, status.st_size, status.st_mtime_ns))
+
+    def mark_pending(self, descriptor: int, attributes: Attributes) -> None:
+        """Marks an open file as still empty, whatever is written to it from now on until `write`."""
+        status = os.fstat(descriptor)
+        self._put(descriptor, status.st_ino, _PENDING + _encode(attributes, 0, status.st_mtime_ns))
+
+    def _put(self, descriptor: int, inode: int, value: bytes) -> None:
         if self._extended:
             if len(value) <= _INODE_LIMIT_BYTES:
                 os.setxattr(descriptor, _ATTRIBUTE, value)
                 return
-            self._write_side_file(status.st_ino, value)
+            self._write_side_file(inode, value)
             os.setxattr(descriptor, _ATTRIBUTE, _IN_SIDE_FILE)
             return
-        self._write_side_file(status.st_ino, value)
+        self._write_side_file(inode, value)
 
     def write_path(self, path: str, attributes: Attributes) -> None:
         """As `write`, for a file or folder by path."""
@@ -120,12 +132,15 @@ class AttributeStore:
         if value is None or value == _IN_SIDE_FILE:
             value = self._read_side_file(status.st_ino) if value or not self._extended else None
         if value is not None:
-            fields = json.loads(value)
+            is_pending = value.startswith(_PENDING)
+            fields = json.loads(value[1:] if is_pending else value)
             size_bytes, mtime_ns, created_ns, modified_ns, generation, *rest = fields
             is_current = size_bytes == status.st_size and mtime_ns == status.st_mtime_ns
             # A folder's size and time change with what is put into it; its bookkeeping does not.
-            if is_current or stat.S_ISDIR(status.st_mode):
-                return Attributes(created_ns, modified_ns, generation, *rest)
+            if is_current or is_pending or stat.S_ISDIR(status.st_mode):
+                attributes = Attributes(created_ns, modified_ns, generation, *rest)
+                attributes.is_pending = is_pending
+                return attributes
         by_hand = f"{status.st_ino:x}-{status.st_mtime_ns:x}"
         return Attributes(status.st_mtime_ns, status.st_mtime_ns, by_hand)
 

@@ -229,7 +229,7 @@ class Blob:
                 # "If this property is not specified on the request, then the property is cleared"
                 cleared = replace(attributes, content_type=DEFAULT_CONTENT_TYPE, md5="", headers={})
                 attributes = with_content_headers(cleared, request.headers, "x-ms-blob-")
-            self._store.attributes.write_path(path, attributes)
+            self._store.rewrite_attributes(path, entry, attributes)
         return _changed(200, attributes)
 
     def _existing(self, path: str, conditions: Conditions) -> Entry:

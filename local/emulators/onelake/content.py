@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import os
 import re
@@ -89,9 +90,14 @@ def with_content_headers(attributes: Attributes, headers: Mapping[str, str], pre
     return attributes
 
 
+@functools.lru_cache(maxsize=1024)
+def _http_second(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
 def http_time(modified_s: float) -> str:
     """Formats a time as HTTP does."""
-    return formatdate(modified_s, usegmt=True)
+    return _http_second(int(modified_s))
 
 
 def version_headers(attributes: Attributes) -> dict[str, str]:

@@ -29,6 +29,7 @@ from local.emulators.onelake.addresses import Address, AddressBook, decode_path
 from local.emulators.onelake.attributes import Attributes
 from local.emulators.onelake.conditions import Conditions, read_conditions
 from local.emulators.onelake.content import (
+    SMALL_BODY_BYTES,
     Received,
     flag,
     http_time,
@@ -43,7 +44,7 @@ from local.emulators.onelake.content import (
 )
 from local.emulators.onelake.errors import ServiceError
 from local.emulators.onelake.listing import Listed, Lister, continuation, read_continuation
-from local.emulators.onelake.store import Entry, Store
+from local.emulators.onelake.store import Entry, Store, read_file
 from local.emulators.wire import Request, Response
 
 MAX_LISTED = 5000
@@ -215,7 +216,10 @@ class Dfs:
                 entry = self._appendable(path)
                 if commits and position == 0 and entry.size_bytes == 0:
                     attributes = with_content_headers(self._next_state(entry), request.headers, "x-ms-")
-                    self._store.commit_part(*received.into_part(self._store), path, attributes)
+                    if received.data is not None:
+                        self._store.fill(path, entry, received.data, attributes)
+                    else:
+                        self._store.commit_part(*received.into_part(self._store), path, attributes)
                     return _changed(202, attributes, headers)
                 self._stage(entry, position, received)
         finally:
@@ -266,7 +270,11 @@ class Dfs:
                         self._next_state(entry, keeps_generation=retains), request.headers, "x-ms-"
                     )
                     if not blocks:
-                        store.attributes.write_path(path, attributes)
+                        store.rewrite_attributes(path, entry, attributes)
+                        return attributes
+                    if entry.size_bytes == 0 and length <= SMALL_BODY_BYTES:
+                        store.fill(path, entry, b"".join(map(read_file, blocks)), attributes)
+                        store.spare(blocks)
                         return attributes
                     if len(blocks) == 1 and entry.size_bytes == 0:
                         store.commit_block(blocks[0], path, attributes)
@@ -277,8 +285,7 @@ class Dfs:
                     if assembled is not None and assembled_for == entry.etag:
                         ready, assembled = assembled, None
                         store.commit_part(*ready, path, attributes)
-                        for block in blocks:
-                            os.unlink(block)
+                        store.spare(blocks)
                         return attributes
             finally:
                 # Left over when a check failed, or when the file changed while a long copy was made.
@@ -320,7 +327,7 @@ class Dfs:
             attributes = with_content_headers(self._next_state(entry, keeps_generation=True), request.headers, "x-ms-")
             if "x-ms-properties" in request.headers:
                 attributes.metadata = read_properties(request.headers["x-ms-properties"])
-            self._store.attributes.write_path(path, attributes)
+            self._store.rewrite_attributes(path, entry, attributes)
         return _changed(200, attributes)
 
     # listing

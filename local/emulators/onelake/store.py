@@ -8,10 +8,15 @@ person can open the folder and compare. Everything else is under ``<root>/state`
 * ``staging/<hex digit>/``: bytes on their way in, and appended blocks as ``<generation>.<position>``
 * ``blocks/``: blocks of the Blob dialect, by path and block id
 * ``trash/``: trees renamed away by a delete, emptied afterwards
+* ``intents/``: for each process, the file it is writing into at this moment
 * ``long-names/``: full names of segments longer than a file system takes (255 bytes of UTF-8)
 
 A commit is one rename of a complete file with its bookkeeping already on it, so a kill leaves the old file or the new
-one. Appended blocks are whole files too, so an acknowledged append survives. Blocks belong to the *generation* of the
+one. Only bytes in memory that go into an empty file are written in place, under a pending mark and an intent, and
+taken back on the next start if they were cut off: ext4 finds a free inode the slower the more were freed just now, and
+create-then-replace would free one for every file. For the same reason emptied staging files are used again.
+
+Appended blocks are whole files too, so an acknowledged append survives. Blocks belong to the *generation* of the
 file they were appended to; when a commit or an overwrite changes the generation they can no longer be reached, and
 are removed after a week, as the service does.
 
@@ -24,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import mmap
 import os
 import re
 import shutil
@@ -44,6 +50,8 @@ _ENCODED_LONG_NAME = re.compile(r"~[0-9a-f]{64}$")
 _LOCKS = 256
 _UNCOMMITTED_KEPT_S = 7 * 24 * 3600
 _COPY_BYTES = 1024 * 1024
+_INTENT_BYTES = 16 * 1024
+_SPARE_PARTS = 64
 _HEX = "0123456789abcdef"
 
 
@@ -100,6 +108,33 @@ class LongNames:
         return self._known[digest]
 
 
+class Intent:
+    """Where this process is writing in place; memory shared with the kernel, so a kill does not lose it."""
+
+    def __init__(self, file: Path) -> None:
+        descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
+        os.ftruncate(descriptor, _INTENT_BYTES)
+        self._memory = mmap.mmap(descriptor, _INTENT_BYTES)
+        os.close(descriptor)
+
+    def begin(self, path: str) -> None:
+        """Notes the file; the length comes last, and with it the note counts."""
+        encoded = os.fsencode(path)
+        self._memory[4 : 4 + len(encoded)] = encoded
+        self._memory[:4] = len(encoded).to_bytes(4, "little")
+
+    def end(self) -> None:
+        """Takes the note back."""
+        self._memory[:4] = b"\0\0\0\0"
+
+    @staticmethod
+    def noted(file: Path) -> str:
+        """Returns what a process that is gone was writing, "" if nothing."""
+        content = file.read_bytes()
+        length = int.from_bytes(content[:4], "little")
+        return os.fsdecode(content[4 : 4 + length])
+
+
 class Store:
     """The lake of one root; see the module for the layout and the promises.
 
@@ -114,7 +149,8 @@ class Store:
         self._staging = state / "staging"
         self._blocks = state / "blocks"
         self._trash = state / "trash"
-        for folder in (self.lake, self._blocks, self._trash, *(self._staging / digit for digit in _HEX)):
+        self._intents = state / "intents"
+        for folder in (self.lake, self._blocks, self._trash, self._intents, *(self._staging / digit for digit in _HEX)):
             folder.mkdir(parents=True, exist_ok=True)
         self.attributes = AttributeStore(state / "attributes", self._staging)
         self.long_names = LongNames(state / "long-names")
@@ -123,6 +159,8 @@ class Store:
         self._staging_text = str(self._staging)
         self._process = uuid.uuid4().hex[:8]
         self._serial = 0
+        self._spare_parts: list[str] = []
+        self._intent: Intent | None = None
         self._lock_descriptors: list[int] = []
         if shared:
             folder = state / "locks"
@@ -133,6 +171,9 @@ class Store:
 
     def clean(self) -> None:
         """Removes what kills and abandoned uploads left behind; for one process, before serving."""
+        for file in self._intents.iterdir():
+            self._take_back(Intent.noted(file))
+            file.unlink()
         for tree in self._trash.iterdir():
             shutil.rmtree(tree)
         horizon_s = time.time() - _UNCOMMITTED_KEPT_S
@@ -143,6 +184,11 @@ class Store:
         for upload in self._blocks.iterdir():
             if upload.stat().st_mtime < horizon_s:
                 shutil.rmtree(upload)
+
+    def _take_back(self, path: str) -> None:
+        entry = self.look(path) if path else None
+        if entry is not None and entry.attributes.is_pending:
+            self.rewrite_attributes(path, entry, entry.attributes)
 
     # names
 
@@ -193,7 +239,9 @@ class Store:
 
     def _entry(self, target: str | int, status: os.stat_result) -> Entry:
         is_directory = stat.S_ISDIR(status.st_mode)
-        return Entry(is_directory, 0 if is_directory else status.st_size, self.attributes.read(target, status))
+        attributes = self.attributes.read(target, status)
+        is_empty = is_directory or attributes.is_pending
+        return Entry(is_directory, 0 if is_empty else status.st_size, attributes)
 
     def open(self, path: str) -> tuple[int, Entry] | None:
         """Opens for reading: bytes and bookkeeping of one state, whatever is committed meanwhile.
@@ -242,7 +290,13 @@ class Store:
         return f"{self._staging_text}/{generation[-1]}/{generation}.{position}"
 
     def open_part(self) -> tuple[int, str]:
-        """Opens a new file for bytes on their way in; returns descriptor and path."""
+        """Opens an empty file for bytes on their way in; returns descriptor and path."""
+        while self._spare_parts:
+            path = self._spare_parts.pop()
+            try:
+                return os.open(path, os.O_RDWR | os.O_TRUNC), path
+            except FileNotFoundError:
+                continue
         self._serial += 1
         path = f"{self._staging_text}/{self._serial & 15:x}/{self._process}{self._serial:x}.part"
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644), path
@@ -289,6 +343,36 @@ class Store:
         except (NotADirectoryError, IsADirectoryError):
             os.unlink(part)
             raise ServiceError("PathConflict") from None
+
+    def fill(self, path: str, entry: Entry, data: bytes, attributes: Attributes) -> None:
+        """Writes bytes into an empty file in place; see the module for what a kill leaves."""
+        if self._intent is None:
+            self._intent = Intent(self._intents / self._process)
+        self._intent.begin(path)
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            self.attributes.mark_pending(descriptor, entry.attributes)
+            if entry.attributes.is_pending:
+                os.ftruncate(descriptor, 0)
+            write_all(descriptor, data)
+            self.attributes.write(descriptor, attributes)
+        finally:
+            os.close(descriptor)
+        self._intent.end()
+
+    def rewrite_attributes(self, path: str, entry: Entry, attributes: Attributes) -> None:
+        """Changes the bookkeeping of a path and nothing else."""
+        if entry.attributes.is_pending:
+            os.truncate(path, 0)
+        self.attributes.write_path(path, attributes)
+
+    def spare(self, parts: list[str]) -> None:
+        """Gives up staged files whose bytes are committed; some are kept to be used again."""
+        for part in parts:
+            if len(self._spare_parts) < _SPARE_PARTS:
+                self._spare_parts.append(part)
+            else:
+                os.unlink(part)
 
     def commit_block(self, block: str, path: str, attributes: Attributes) -> None:
         """Publishes a staged block that is the whole file."""
@@ -361,3 +445,12 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def read_file(path: str) -> bytes:
+    """Returns the bytes of a small file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
