@@ -96,7 +96,7 @@ def launch(
     state_dir: Path,
     env: Mapping[str, str] | None = None,
     *,
-    port: int = 0,
+    port: int | None = 0,
     python: str | None = None,
     settings_file: Path | None = None,
     log_path: Path | None = None,
@@ -108,7 +108,7 @@ def launch(
         app_dir: The directory that holds ``function_app.py``.
         state_dir: Where history is kept; made when missing.
         env: Added to this process's environment; wins over ``local.settings.json``.
-        port: 0 takes a free one.
+        port: 0 takes a free one; None leaves it to the settings file, else 7071.
         python: The interpreter that has the app's packages; default this one.
         settings_file: Instead of ``local.settings.json`` in `app_dir`.
         log_path: Where its output goes (appended); default ``host.log`` in `state_dir`.
@@ -120,7 +120,8 @@ def launch(
     state_dir.mkdir(parents=True, exist_ok=True)
     log_path = log_path or state_dir / "host.log"
     command = [python or sys.executable, "-u", "-m", "local.host", "--app", str(app_dir), "--state", str(state_dir)]
-    command += ["--port", str(port)]
+    if port is not None:
+        command += ["--port", str(port)]
     if settings_file is not None:
         command += ["--settings", str(settings_file)]
     environment = {**os.environ, **(env or {})}

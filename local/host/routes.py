@@ -50,7 +50,8 @@ def _constraint(name: str, argument: str | None, template: str) -> Callable[[str
         return _PLAIN[name]
     if argument is not None:
         if name == "regex":
-            pattern = re.compile(argument, re.IGNORECASE)
+            # Braces and brackets are doubled in a template, as elsewhere they delimit parameters.
+            pattern = re.compile(re.sub(r"([{}\[\]])\1", r"\1", argument), re.IGNORECASE)
             return lambda text: bool(pattern.search(text))
         numbers = [int(part) for part in re.findall(r"-?\d+", argument)]
         if name == "length" and numbers:

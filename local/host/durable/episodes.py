@@ -29,6 +29,7 @@ from local.host.durable.replay import (
     run_orchestrator,
 )
 from local.host.durable.store import Instance, Message, Status, Store
+from local.host.invoke import running_function
 
 _log = logging.getLogger("Host.Triggers.DurableTask")
 _CACHE_LIMIT_BYTES: Final = 64 * 1024 * 1024
@@ -194,14 +195,18 @@ class EpisodeRunner:
             raise OrchestrationFailure(unknown_function(instance.name, "orchestrator", self._app.orchestrators))
         if not is_replaying and instance.parent_id is None:
             _log.info("%s: Function '%s (Orchestrator)' started.", instance.instance_id, instance.name)
-        outcome = run_orchestrator(
-            function.call,
-            history,
-            input_json=instance.input,
-            instance_id=instance.instance_id,
-            parent_instance_id=instance.parent_id,
-            is_replaying=is_replaying,
-        )
+        name_token = running_function.set(function.name)
+        try:
+            outcome = run_orchestrator(
+                function.call,
+                history,
+                input_json=instance.input,
+                instance_id=instance.instance_id,
+                parent_instance_id=instance.parent_id,
+                is_replaying=is_replaying,
+            )
+        finally:
+            running_function.reset(name_token)
         check_determinism(live.keys, outcome)
         if outcome.error is not None:
             raise OrchestrationFailure(outcome.error) from outcome.exception

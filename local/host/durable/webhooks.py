@@ -210,7 +210,9 @@ class Webhooks:
         return web.Response(status=202)
 
     async def _raise_event(self, request: web.Request, instance_id: str, name: str) -> web.Response:
-        await self._engine.submit(partial(self._engine.management.get, instance_id))
+        instance = await self._engine.submit(partial(self._engine.management.get, instance_id))
+        if instance.status.is_final:
+            raise GoneError(instance_id)
         if request.content_type != "application/json":
             return _error(400, "Only application/json request content is supported")
         body = await _json_body(request)
