@@ -134,7 +134,7 @@ class Services:
         """
         from shared.clients.folder import resolve_below
 
-        real = resolve_below(path, self.settings.folder_source_roots)
+        real = resolve_below(path, self.settings.folder_source_roots, self.settings.base)
         if real is None:
             raise Configuration(
                 "lies in none of the folders that FOLDER_SOURCE_ROOTS allows",
@@ -181,6 +181,12 @@ class Services:
         while len(self._runs) > _RUNS_KEPT:
             self._runs.popitem(last=False)
         return made
+
+    async def withdraw_claims(self, job: str, run: str) -> None:
+        """Forget that ``run`` was a run of ``job``, since it is purged."""
+        from shared.engine.admission import withdraw
+
+        await withdraw(self.store, job, run)
 
     def forget_run(self, run: str) -> None:
         """Drop what is kept of a run, since it is prepared anew or purged."""

@@ -137,6 +137,7 @@ async def purge(services: Services, client: DurableOrchestrationClient, req: fun
         await client.purge_instance_history(child.instance_id)
     await services.store.delete(await services.store.list(f"runs/{run}"))
     services.forget_run(run)
+    await services.withdraw_claims(document["name"], run)
     # The index and the instance last: until they are gone, a purge that was cut short can be asked for again.
     await services.store.delete([index_key(run, document["started_at"])])
     await client.purge_instance_history(run)
@@ -149,7 +150,11 @@ async def manifest(services: Services, client: DurableOrchestrationClient, req: 
     document = await known(client, req)
     data = await services.store.get(services.records(document["id"]).key(f"manifest.{wanted}"))
     if data is None:
-        raise Refused(409, "not_finished", f"the manifest is written when the run ends; it is {document['status']}")
+        raise Refused(
+            409,
+            "not_finished",
+            f"there is no manifest: it is written when a run ends by itself; this one is {document['status']}",
+        )
     headers = {"X-Content-Type-Options": "nosniff",
                "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # fmt: skip
     return func.HttpResponse(data, mimetype=_FORMATS[wanted].partition(";")[0], charset="utf-8", headers=headers)

@@ -16,9 +16,11 @@ from shared.ports import SourceItem, SourcePage
 
 # A file up to this size is opened, read, checked and closed in one visit to a thread.
 _WHOLE_BYTES = 8 * 1024 * 1024
-_READ_THREADS = 16
 
 _T = TypeVar("_T")
+
+# One for all folders of the process; the threads start when they are first needed.
+_THREADS = ThreadPoolExecutor(16, thread_name_prefix="folder-read")
 
 
 class FolderTree:
@@ -30,7 +32,6 @@ class FolderTree:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._threads = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="folder-read")
         self._walk: tuple[str | None, Iterator[SourceItem]] | None = None
 
     async def check(self) -> None:
@@ -135,13 +136,10 @@ class FolderTree:
 
     async def in_thread(self, call: Callable[[], _T]) -> _T:
         """Run a blocking call among this tree's threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False)
 
 
 class OpenFile:
@@ -231,10 +229,10 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def resolve_below(path: str, roots: Sequence[str]) -> str | None:
+def resolve_below(path: str, roots: Sequence[str], base: Path) -> str | None:
     """The real path of a folder if it lies in (or is) one of the allowed roots, links resolved; else None."""
-    real = Path(path).resolve()
+    real = Path(base, path).resolve()
     for root in roots:
-        if real.is_relative_to(Path(root).resolve()):
+        if real.is_relative_to(Path(base, root).resolve()):
             return str(real)
     return None

@@ -35,3 +35,10 @@ async def claim(store: RunStore, job: str, run: str, claimed_at: str, is_alive: 
         raise JobBusy("another start of the same moment")
     await store.delete(keys[:-_REMEMBERED])
     return key, [one["run"] for one in earlier if one and one["run"] != run]
+
+
+async def withdraw(store: RunStore, job: str, run: str) -> None:
+    """Delete the claims of a run that is purged: without its instance it would look like one that is being started."""
+    for key in await store.list(f"jobs/{job}/runs"):
+        if json.loads(await store.get(key) or b"{}").get("run") == run:
+            await store.delete([key])

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from shared.engine.files_run import FilesRun
 from shared.errors import (
@@ -17,7 +18,7 @@ from shared.errors import (
 from shared.model.records import FINAL_STATUSES, FileRecord, PlannedItem
 from shared.model.steps import Abort, Counts, TransferBatchOutcome, no_counts
 from shared.policy.paths import printable
-from shared.ports import OpenItem, Written
+from shared.ports import LakeProperties, OpenItem, Written
 
 _READ_BLOCK = 1024 * 1024
 # A long batch saves what it has so far, so that a kill repeats seconds of it and not the whole.
@@ -27,12 +28,11 @@ _TRIPPING_FAILURES = 20
 _WORKERS = 128
 
 
-class _Stop(Exception):
+@dataclass(frozen=True)
+class _Stop:
     """The batch ends early; ``abort`` is None where somebody cancelled."""
 
-    def __init__(self, abort: Abort | None) -> None:
-        super().__init__()
-        self.abort = abort
+    abort: Abort | None
 
 
 async def transfer_batch(run: FilesRun, page: str, batch: int, attempt: int, *, final: bool) -> TransferBatchOutcome:
@@ -95,18 +95,15 @@ class _Batch:
 
     async def _move_all(self, pending: list[PlannedItem]) -> _Stop | None:
         queue = iter(pending)
-        tasks = [asyncio.create_task(self._work(queue)) for _ in range(min(_WORKERS, len(pending)))]
         watch = asyncio.create_task(self._watch())
         try:
-            await asyncio.gather(*tasks)
-        except _Stop as stop:
-            return stop
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(_WORKERS, len(pending))):
+                    workers.create_task(self._work(queue))
         finally:
             watch.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(watch, *tasks, return_exceptions=True)
-        return None
+            await asyncio.gather(watch, return_exceptions=True)
+        return self.stop
 
     async def _work(self, queue: Iterator[PlannedItem]) -> None:
         for item in queue:
@@ -115,8 +112,11 @@ class _Batch:
                 self._record(item, self._failed(item, error))
                 continue
             if self.stop is not None:
-                raise self.stop
-            self._record(item, await self._move(item))
+                # What is in flight is finished, so that nobody finds half a file; nothing new is begun.
+                return
+            record = await self._move(item)
+            if record is not None:
+                self._record(item, record)
 
     async def _watch(self) -> None:
         """Save now and then, and notice that somebody cancelled."""
@@ -124,7 +124,7 @@ class _Batch:
             await asyncio.sleep(_CHECKPOINT_EVERY_S)
             await self._save()
             if await self.run.records.cancelled():
-                self.stop = _Stop(None)
+                self.stop = self.stop or _Stop(None)
 
     async def _save(self) -> None:
         records = [self.done[item["path"]] if item["path"] in self.done else self._untouched(item)
@@ -136,11 +136,12 @@ class _Batch:
 
     # -- one item ------------------------------------------------------------------------------------------------
 
-    async def _move(self, item: PlannedItem) -> FileRecord:
+    async def _move(self, item: PlannedItem) -> FileRecord | None:
         try:
             record = await (self._delete(item) if item["action"] == "delete" else self._copy(item))
         except RunError as error:
-            raise _Stop({"code": error.code, "detail": error.detail}) from None
+            self.stop = self.stop or _Stop({"code": error.code, "detail": error.detail})
+            return None
         except MigrationError as error:
             if isinstance(error, ConnectionLost | ServiceUnavailable):
                 self.failures_in_a_row += 1
@@ -162,10 +163,14 @@ class _Batch:
                         raise
                 finally:
                     await content.close()
-            if action != "replace" and (same := await self._compare(item)) is not None:
-                return same
-            if self.run.job.existing == "fail" and action != "replace":
-                raise TargetConflict("another file is there, and existing is fail", code="target_exists", subject=path)
+            if action != "replace":
+                found = await lake.properties(path)
+                if found is not None and (same := await self._compare(item, found)) is not None:
+                    return same
+                # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
+                own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
+                if self.run.job.existing == "fail" and found is not None and not own_leftover:
+                    raise TargetConflict("another file is there already", code="target_exists", subject=path)
             content = await self.run.source.open(path)
             try:
                 written = await lake.replace(path, content, three_step=three_step)
@@ -173,12 +178,9 @@ class _Batch:
             finally:
                 await content.close()
 
-    async def _compare(self, item: PlannedItem) -> FileRecord | None:
+    async def _compare(self, item: PlannedItem, found: LakeProperties) -> FileRecord | None:
         """A record if the lake holds the very same bytes, else None."""
         path = item["path"]
-        found = await self.run.lake.properties(path)
-        if found is None:
-            return None
         if found.is_directory:
             raise TargetConflict("a folder stands where the file should be", code="path_conflict", subject=path)
         content = await self.run.source.open(path)

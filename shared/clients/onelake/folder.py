@@ -20,6 +20,7 @@ from shared.clients.onelake.service import API_VERSION, OneLake, block_bytes, en
 from shared.errors import (
     Configuration,
     ConnectionLost,
+    ItemError,
     NotFound,
     SourceChanged,
     TargetConflict,
@@ -28,6 +29,7 @@ from shared.errors import (
 from shared.policy.paths import staging_prefix
 from shared.ports import LakeFile, LakePage, LakeProperties, OpenItem, Written
 
+_VERSION = {"x-ms-version": API_VERSION}
 _LIST_PAGE = 5000
 _READ_BLOCK = 1024 * 1024
 # Above this, hashing on the loop would hold up the other uploads for longer than a thread switch costs.
@@ -188,8 +190,16 @@ class LakeFolder:
         raise error
 
     async def _write_large(self, subject: str, path: str, content: OpenItem, block: int, *, new: bool) -> Written:
-        # One block ahead: the next one is read and hashed while this one is on the wire.
         created = await self._create_path(subject, path, None, new=new)
+        try:
+            return await self._write_blocks(subject, path, content, block, created)
+        except (SourceChanged, ItemError):
+            # A name at its final path means whole bytes; the empty file of an upload that cannot be is not left there.
+            await self._lake.transport.send("DELETE", self._url(path), headers=_VERSION, subject=subject)
+            raise
+
+    async def _write_blocks(self, subject: str, path: str, content: OpenItem, block: int, created: Answer) -> Written:
+        # One block ahead: the next one is read and hashed while this one is on the wire.
         whole = hashlib.md5(usedforsecurity=False)
         position = 0
         sending: asyncio.Task[Answer] | None = None

@@ -1,0 +1,88 @@
+"""What the documentation promises is what the code has: settings, error codes, routes."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import triggers
+from shared import errors
+from shared.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PLATFORM_SETTINGS = {"AzureWebJobsStorage", "FUNCTIONS_WORKER_RUNTIME", "PYTHON_THREADPOOL_THREAD_COUNT"}
+# Bases of the taxonomy, which are never raised themselves, and codes that are handled before anyone sees them.
+UNSEEN_CODES = {"migration_error", "transient", "item_error", "run_error", "authentication", "unsupported"}
+
+
+def documented_settings() -> set[str]:
+    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8").partition("## Credentials")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([A-Za-z_<>]+)`", row)}
+
+
+def settings_that_the_code_reads() -> set[str]:
+    source = (ROOT / "shared/settings.py").read_text(encoding="utf-8")
+    body = source.partition("def read_settings")[2]
+    read = set(re.findall(r'(?:text|number)\("([A-Za-z_]+)"', body))
+    in_bindings = {
+        name
+        for path in (ROOT / "triggers").glob("*.py")
+        for name in re.findall(r'"%([A-Z_]+)%"', path.read_text(encoding="utf-8"))
+    }
+    return read | in_bindings | {"CREDENTIAL_<NAME>"}
+
+
+def test_every_setting_is_documented_and_none_that_is_not_read() -> None:
+    assert documented_settings() == settings_that_the_code_reads() | PLATFORM_SETTINGS
+
+
+def test_the_sample_holds_every_setting() -> None:
+    sample = json.loads((ROOT / "local.settings.sample.json").read_text(encoding="utf-8"))["Values"]
+    names = {"CREDENTIAL_<NAME>" if name.startswith("CREDENTIAL_") else name for name in sample}
+    assert names == documented_settings() - {"PYTHON_THREADPOOL_THREAD_COUNT"}
+
+
+def test_the_settings_docstring_names_each_variable() -> None:
+    for name in settings_that_the_code_reads() - {"AzureWebJobsStorage", "SCHEDULE_TICK"}:
+        assert f"{name}." in (Settings.__doc__ or "") or f"{name}," in (Settings.__doc__ or ""), name
+
+
+def codes_in_the_source() -> set[str]:
+    found = {
+        cls.default_code
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.MigrationError)
+    }
+    for folder in ("shared", "activities", "orchestrators"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                    found.add(node.value.value)
+                if isinstance(node, ast.Dict):
+                    for key, value in zip(node.keys, node.values, strict=True):
+                        if isinstance(key, ast.Constant) and key.value in ("code", "error_code"):
+                            found |= {value.value} if isinstance(value, ast.Constant) else set()
+    return {code for code in found if isinstance(code, str)} - {"invalid_spec"}
+
+
+def test_every_error_code_is_explained() -> None:
+    explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")))
+    assert codes_in_the_source() - UNSEEN_CODES <= explained
+
+
+def test_every_route_is_in_the_api_description() -> None:
+    from triggers.openapi import document
+
+    described = {
+        (path.removeprefix("/"), method.upper())
+        for path, methods in document("http://localhost/api")["paths"].items()
+        for method in methods
+    }
+    actions = ("pause", "resume", "cancel", "retry-failed")
+    registered = {
+        (route.replace("{action}", action), method)
+        for _, route, method, _ in triggers.ROUTES
+        for action in (actions if "{action}" in route else ("",))
+    }
+    assert described == registered
