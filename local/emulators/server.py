@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -90,6 +91,11 @@ class Emulators:
                     path = self._root / "onelake" / workspace.name / item.full_name / folder
                     path.mkdir(parents=True, exist_ok=True)
         self._sockets = self._bind()
+        if (self._state / "LOCK").exists():
+            sys.stderr.write(
+                f"Warning: {self._root} is on a file system that takes names of different case for one; "
+                "the real service does not.\n"
+            )
         Store(self._root).clean()
 
     def _take_root(self) -> None:

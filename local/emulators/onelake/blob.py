@@ -94,12 +94,12 @@ class Blob:
         Raises:
             ServiceError: the service's refusal.
         """
-        if operation == "unknown":
-            raise ServiceError("UnsupportedHttpVerb")
         if operation == "list":
             return await self._list(request, address)
         if address.item is None:
             return self._workspace(request, address)
+        if operation == "unknown":
+            raise ServiceError("UnsupportedHttpVerb")
         path = self._store.path_of(address)
         match operation:
             case "properties":

@@ -131,7 +131,8 @@ def error_response(error: ServiceError, *, blob_dialect: bool, has_body: bool) -
         now_s = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{int(now_s % 1 * 1e7):07d}Z"
         message = f"{message}\nRequestId:{request_id}\nTime:{stamp}"
-    if blob_dialect:
+    # Reported as JSON from the Blob endpoint too (a batch delete, section 2).
+    if blob_dialect and error.code != "BadRequest":
         detail = (
             f"<AuthenticationErrorDetail>{escape(error.detail)}</AuthenticationErrorDetail>" if error.detail else ""
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from dataclasses import dataclass
 
@@ -121,6 +122,11 @@ class OneLake:
                 response.headers["x-ms-rejected-headers"] = rejected
         except ServiceError as error:
             return self._failed(request, route, error)
+        except OSError as error:
+            # Segments are shortened to fit; a whole path below a deep root may still be too long.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return self._failed(request, route, ServiceError("InvalidResourceName"))
         return self._finished(request, route, response)
 
     def refuse(self, request: Request, call: Call, rule: FaultRule) -> Response:
