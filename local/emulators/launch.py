@@ -36,7 +36,12 @@ class RunningEmulators:
         self.root = root
         self._process = process
         self._log = log
-        self.addresses: dict[str, Any] = self._await_ready()
+        try:
+            self.addresses: dict[str, Any] = self._await_ready()
+        except BaseException:
+            # Whoever is interrupted while they start has no handle on them yet, and they would outlive them.
+            self.kill()
+            raise
 
     def _await_ready(self) -> dict[str, Any]:
         announcement = self.root / "emulators.json"
@@ -49,7 +54,6 @@ class RunningEmulators:
                 if addresses["pid"] == self._process.pid:
                     return addresses
             time.sleep(0.02)
-        self.kill()
         raise EmulatorsFailed(f"The emulators were not ready after {_READY_WITHIN_S} s; see {self._log}.")
 
     @property

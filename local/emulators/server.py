@@ -76,7 +76,7 @@ class Emulators:
         self._workers: list[tuple[Any, Pipe]] = []
 
     def prepare(self) -> None:
-        """Makes the root ready and takes it.
+        """Makes the root ready, takes it, and starts the further processes; outside an event loop.
 
         Raises:
             ConfigurationMistake: another process serves the root, or a port is taken.
@@ -97,6 +97,7 @@ class Emulators:
                 "the real service does not.\n"
             )
         Store(self._root).clean()
+        self._start_workers()
 
     def _take_root(self) -> None:
         # Held open, and with it the lock, until the process ends however it ends.
@@ -162,7 +163,6 @@ class Emulators:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
-        self._start_workers()
         journal = self._journal()
         pipeline, tokens = self._pipeline(journal), self._tokens()
         context = self._certificates.server_context()
@@ -227,15 +227,13 @@ class Emulators:
             self._workers.append((process, ours))
 
     def _run_worker(self, pipe: Pipe, other_end: Pipe, sockets: dict[str, socket.socket]) -> None:
-        # Forked inside a running loop: this process needs one of its own, and must let go of what it inherited.
-        asyncio.events._set_running_loop(None)
+        # While a copy of the other end is open here, the end of the main process would go unnoticed.
         other_end.close()
         for _, inherited in self._workers:
             inherited.close()
         for found in self._sockets.values():
             found.close()
         self._workers, self._sockets = [], sockets
-        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         asyncio.run(self._work(pipe))

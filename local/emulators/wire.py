@@ -25,7 +25,8 @@ from urllib.parse import unquote_plus
 HEAD_LIMIT_BYTES = 256 * 1024
 CHUNK_BYTES = 256 * 1024
 BUFFER_HIGH_BYTES = 1024 * 1024
-DRAIN_LIMIT_BYTES = 4 * 1024 * 1024
+# A client that is still sending does not look for an early answer; closing on it would hide the refusal.
+DRAIN_LIMIT_BYTES = 1024 * 1024 * 1024
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 

@@ -119,6 +119,28 @@ def test_paths_and_counts(emulators: RunningEmulators, wire: WireClient, folder:
     assert emulators.fault_hits() == [2, 4]
 
 
+def test_a_listing_goes_by_names_however_it_was_asked(
+    emulators: RunningEmulators, wire: WireClient, folder: str
+) -> None:
+    workspace = emulators.addresses["workspaces"][0]
+    wire.put_file(f"{folder}/x", b"")
+    emulators.set_faults([{"fault": "unavailable", "operation": "list", "path": f"Migration/{folder}"}])
+    directory = quoted(folder.replace("Landing.Lakehouse", workspace["items"][0]["id"]))
+    query = "resource=filesystem&recursive=true&directory="
+    assert wire.send("GET", f"/{workspace['id']}?{query}{directory}").status == 503
+    assert wire.send("GET", f"/Migration?{query}{quoted(folder)}").status == 503
+    assert wire.send("GET", f"/Migration?{query}{quoted(folder)}/x").status == 404
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(
+    emulators: RunningEmulators, wire: WireClient, folder: str
+) -> None:
+    wire.put_file(f"{folder}/x", b"")
+    emulators.set_faults([{"fault": "expired_token", "operation": "append"}])
+    target = f"/Migration/{quoted(folder)}/x?action=append&position=0"
+    assert wire.send("PATCH", target, body=b"x" * 20_000_000).status == 401
+
+
 def test_one_seed_one_sequence() -> None:
     rules = parse_rules([{"fault": "throttle", "probability": 0.3}, {"fault": "unavailable", "probability": 0.3}])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import uuid
 from dataclasses import dataclass
@@ -101,10 +102,17 @@ class OneLake:
         except ServiceError as error:
             address, refusal = None, error
         path = address.canonical if address is not None else request.path
-        if operation == "list":
-            folder = request.query.get("directory" if not is_blob else "prefix", "").strip("/")
-            path = f"{path}/{folder}" if folder else path
+        folder = request.query.get("prefix" if is_blob else "directory", "").strip("/")
+        if operation == "list" and address is not None and folder:
+            path = self._canonical_folder(address, folder)
         return Call(operation, path, _Route(is_blob, address, refusal))
+
+    def _canonical_folder(self, address: Address, folder: str) -> str:
+        workspace = address.workspace
+        for label in (workspace.name, workspace.id):
+            with contextlib.suppress(ServiceError):
+                return self._book.resolve_segments([label, *folder.split("/")]).canonical
+        return f"{address.canonical}/{folder}"
 
     async def handle(self, request: Request, call: Call) -> Response:
         """Authenticates, authorises and carries the call out."""
