@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import sys
 import traceback
@@ -38,7 +39,7 @@ from local.host.settings import (
     read_local_settings,
 )
 from local.host.timers import TimerLoop, timer_functions
-from local.host.web import ADDRESS, HttpFunction, WebServer, http_functions
+from local.host.web import ADDRESS, HttpFunction, WebServer, http_functions, listen
 
 _DEFAULT_PORT: Final = 7071
 _log = logging.getLogger("Host.Startup")
@@ -64,7 +65,8 @@ def main() -> int:
         configure_logging(options.log_levels)
         lock = _lock(state_dir)
         port = arguments.port if arguments.port is not None else settings.http_port
-        port = _DEFAULT_PORT if port is None else port
+        listener = listen(_DEFAULT_PORT if port is None else port)
+        port = listener.getsockname()[1]
         os.environ.setdefault("AZURE_FUNCTIONS_ENVIRONMENT", "Development")
         os.environ.setdefault("WEBSITE_HOSTNAME", f"localhost:{port}")
         os.chdir(app_dir)
@@ -72,7 +74,7 @@ def main() -> int:
         store = _open_store(state_dir)
         use_fast_timestamps()
         try:
-            return asyncio.run(_Host(app, store, options, settings).run(port))
+            return asyncio.run(_Host(app, store, options, settings).run(listener))
         finally:
             store.close()
             os.close(lock)
@@ -139,7 +141,7 @@ class _Host:
         self._stopping = asyncio.Event()
         self._broken: sqlite3.Error | None = None
 
-    async def run(self, port: int) -> int:
+    async def run(self, listener: socket.socket) -> int:
         runner = FunctionRunner(self._options.function_timeout_s)
         functions = http_functions(self._app, self._options.route_prefix)
         timers = timer_functions(self._app)
@@ -155,9 +157,9 @@ class _Host:
         timer_loop = TimerLoop(timers, self._store, engine.submit, runner, webhooks.bind_clients)
         admin = partial(_fire_timer, timer_loop)
         server = WebServer(functions, [webhooks, admin], runner, webhooks.bind_clients, self._options, self._settings)
-        bound_port = await server.start(port)
-        origin = f"http://{ADDRESS}:{bound_port}"
+        origin = f"http://{ADDRESS}:{listener.getsockname()[1]}"
         webhooks.set_origin(origin)
+        await server.start(listener)
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signal_number, self._interrupt)
@@ -181,6 +183,9 @@ class _Host:
             # Functions on threads cannot be waited for: what they report could not be recorded.
             os._exit(1)
         print_line("Host stopped.")
+        if runner.has_abandoned_threads:
+            logging.shutdown()
+            os._exit(0)
         return 0
 
     def _break(self, error: sqlite3.Error) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Mapping
@@ -67,6 +68,9 @@ def configure_logging(levels: Mapping[str, str]) -> None:
     numbers = {category: _LEVELS.get(level.lower(), logging.INFO) for category, level in levels.items()}
     numbers = {category.removesuffix(".*"): number for category, number in numbers.items()}
     numbers["default"] = numbers.pop("Default", numbers.get("default", logging.INFO))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name that is not UTF-8 must not cost the line that speaks of it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LineFormatter(coloured=sys.stdout.isatty()))
     handler.addFilter(_CategoryFilter(numbers))

@@ -26,6 +26,10 @@ class FunctionTimeoutError(Exception):
     """The function ran longer than ``functionTimeout`` of host.json allows."""
 
 
+class FunctionEndedError(Exception):
+    """The function asked to end more than itself: it called `sys.exit`, or let a cancellation out."""
+
+
 class _TraceContext(func._abc.TraceContext):
     """No tracing: the ids that a function may read are empty."""
 
@@ -92,13 +96,14 @@ class FunctionRunner:
         threads = os.environ.get("PYTHON_THREADPOOL_THREAD_COUNT", "")
         self._pool = ThreadPoolExecutor(int(threads) if threads.isdigit() else None, thread_name_prefix="function")
         self._under_way = 0
+        self._has_abandoned_threads = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     @property
-    def under_way(self) -> int:
-        """How many calls have not ended."""
-        return self._under_way
+    def has_abandoned_threads(self) -> bool:
+        """Whether a thread may still run for a call that was given up; it would hold up an orderly exit."""
+        return self._has_abandoned_threads
 
     async def wait_idle(self) -> None:
         """Wait until no call is under way."""
@@ -109,6 +114,7 @@ class FunctionRunner:
 
         Raises:
             FunctionTimeoutError: It ran too long.
+            FunctionEndedError: It asked to end more than itself.
             Exception: What the function raises.
         """
         identity = _InvocationIdentity(str(uuid.uuid4()), function)
@@ -126,6 +132,14 @@ class FunctionRunner:
         name_token = running_function.set(function.name)
         try:
             result = await self._call_in_time(identity, keywords)
+        except SystemExit as error:
+            raise FunctionEndedError(f"The function called sys.exit({error.code!r}).") from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise FunctionEndedError("The function was cancelled from within.") from error
+        else:
             outcome = "Succeeded"
             return result
         finally:
@@ -160,6 +174,7 @@ class FunctionRunner:
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            self._has_abandoned_threads = self._has_abandoned_threads or not function.is_async
             raise FunctionTimeoutError(
                 f"Timeout value of {self._timeout_s:g} s was exceeded by function: Functions.{function.name}"
             ) from error

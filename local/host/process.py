@@ -138,6 +138,17 @@ def launch(
             env=environment,
             start_new_session=True,
         )
+    try:
+        return RunningHost(_await_ready(process, log_path, beginning, timeout_s), log_path, process)
+    except BaseException:
+        # Whoever is interrupted while it starts has no handle on it yet, and it would outlive them.
+        process.kill()
+        process.wait()
+        raise
+
+
+def _await_ready(process: subprocess.Popen[bytes], log_path: Path, beginning: int, timeout_s: float) -> str:
+    """The host's address, once it has announced it in what it wrote to its log after ``beginning``."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         exit_code = process.poll()
@@ -145,11 +156,9 @@ def launch(
             log_file.seek(beginning)
             log = log_file.read().decode("utf-8", errors="replace")
         if ready := _READY.search(log):
-            return RunningHost(ready.group(1), log_path, process)
+            return ready.group(1)
         if exit_code is not None:
             raise HostFailed(f"The host ended with status {exit_code} before it was ready.", exit_code, log)
         if time.monotonic() > deadline_s:
-            process.kill()
-            process.wait()
             raise HostFailed(f"The host was not ready after {timeout_s:g} s.", None, log)
         time.sleep(0.02)

@@ -40,6 +40,8 @@ class LocalSettings:
 class HostOptions:
     """What ``host.json`` says, with the platform's defaults.
 
+    ``maxConcurrentOrchestratorFunctions`` is not here: episodes run one at a time, which keeps to any value of it.
+
     Attributes:
         route_prefix: Stands before every HTTP route; may be empty.
         hub_name: The task hub's name, as the client binding reports it.

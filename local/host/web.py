@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -55,6 +56,26 @@ def http_functions(app: AppIndex, route_prefix: str) -> list[HttpFunction]:
     return sorted(found, key=lambda item: item.route.precedence)
 
 
+def listen(port: int) -> socket.socket:
+    """Open the port on the loopback interface; 0 takes a free one.
+
+    Raises:
+        HostError: The port is taken or may not be used.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Connections of a host that has just ended must not keep the next one from starting.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((ADDRESS, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise HostError(f"Port {port} is in use: end what listens there, or give another with --port.") from error
+        raise HostError(f"Port {port} cannot be listened on: {error.strerror}.") from error
+    return listener
+
+
 class WebServer:
     """The server.
 
@@ -88,24 +109,10 @@ class WebServer:
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner_of_server = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
 
-    async def start(self, port: int) -> int:
-        """Listen; returns the port, which differs when `port` is 0.
-
-        Raises:
-            HostError: The port is taken.
-        """
+    async def start(self, listener: socket.socket) -> None:
+        """Serve what `listen` opened."""
         await self._runner_of_server.setup()
-        site = web.TCPSite(self._runner_of_server, ADDRESS, port)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner_of_server.cleanup()
-            if error.errno == errno.EADDRINUSE:
-                raise HostError(
-                    f"Port {port} is in use: end what listens there, or give another with --port."
-                ) from error
-            raise HostError(f"Port {port} cannot be listened on: {error.strerror}.") from error
-        return int(self._runner_of_server.addresses[0][1])
+        await web.SockSite(self._runner_of_server, listener).start()
 
     def refuse_new_requests(self) -> None:
         """Answer 503 to calls of functions from now on; the management API still answers, for those that run."""

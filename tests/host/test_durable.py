@@ -116,6 +116,16 @@ def test_what_cannot_be_served_fails_clearly(durable: Client, orchestrator: str,
     assert words in status["output"]
 
 
+def test_what_activities_may_do_to_the_host(durable: Client) -> None:
+    exit_async, cancelled, surrogate, unserialisable, exit_sync = durable.run("misbehaviours")
+    assert exit_async.endswith("The function called sys.exit(3).")
+    assert cancelled.endswith("The function was cancelled from within.")
+    assert surrogate.endswith("no such file: caf\\udce9.txt")
+    assert "must be json serializable" in unserialisable
+    assert exit_sync.endswith("The function called sys.exit(4).")
+    assert durable.run("chain", 1)
+
+
 def test_custom_status_has_the_platform_s_limit(durable: Client) -> None:
     assert durable.run("status_size", 8190) == "done"
     status = durable.wait(durable.start("status_size", None, 8191))

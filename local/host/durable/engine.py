@@ -220,8 +220,8 @@ class DurableEngine:
             payload = await self._call_activity(activity)
         except Exception as error:  # noqa: BLE001 - whatever user code raises is the task's failure
             kind = EventType.TASK_FAILED
-            payload = f"Activity function '{activity.name}' failed:  {type(error).__name__}: {error}"
-            details = "".join(traceback.format_exception(error))
+            payload = _storable(f"Activity function '{activity.name}' failed:  {type(error).__name__}: {error}")
+            details = _storable("".join(traceback.format_exception(error)))
             _log.error("%s: %s", activity.instance_id, payload, exc_info=error)
         await self.submit(lambda: self._record(activity, kind, payload, details))
 
@@ -235,3 +235,8 @@ class DurableEngine:
         arguments.update(self._bind_clients(function))
         result = await self._runner.call(function, arguments, f"instance {activity.instance_id}")
         return str(converter.encode(result, expected_type=None).value)
+
+
+def _storable(text: str) -> str:
+    """The text without lone surrogates, as names of files that are not UTF-8 bring into messages."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 import uuid
 from collections.abc import Iterable
 from typing import Final
@@ -22,8 +23,8 @@ def check_instance_id(instance_id: str) -> str | None:
         return f"An instance id has 1 to {MAX_INSTANCE_ID_LENGTH} characters; this one has {len(instance_id)}."
     if instance_id.startswith("@"):
         return f"The instance id '{instance_id}' starts with '@', which is kept for entities."
-    if any(character in "/\\#?" or ord(character) < 32 or 127 <= ord(character) < 160 for character in instance_id):
-        return f"The instance id '{instance_id!r}' holds one of / \\ # ? or a control character: leave them out."
+    if any(character in "/\\#?" or unicodedata.category(character) in {"Cc", "Cs"} for character in instance_id):
+        return f"The instance id {instance_id!r} holds one of / \\ # ? or a control character: leave them out."
     return None
 
 

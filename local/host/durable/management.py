@@ -122,9 +122,19 @@ class Management:
         )
 
     def raise_event(self, instance_id: str, name: str, data_json: str) -> None:
-        """Put an external event into the instance's inbox, where it stays until the instance waits for its name."""
+        """Put an external event into the instance's inbox, where it stays until the instance waits for its name.
+
+        That is what the platform documents. SDK 1.x, given a history that holds an event before its wait, sets the event
+        aside and never takes it off (`deferred_tasks` of its replay), hence the warning.
+        """
         with self._store.transaction():
-            self._alive(instance_id)
+            instance = self._alive(instance_id)
+            if instance.is_started and name not in json.loads(instance.waits):
+                _log.warning(
+                    "%s: event '%s' came before the orchestrator waited for it and is kept; on Azure, SDK 1.x gives"
+                    " such an event to every later wait of that name.",
+                    *(instance_id, name),
+                )
             self._store.put_message(instance_id, EventType.EVENT_RAISED, name=name, payload=data_json)
         self._wake((instance_id,))
 

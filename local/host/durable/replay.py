@@ -41,11 +41,12 @@ _KINDS: Final = {
     ActionType.CALL_SUB_ORCHESTRATOR_WITH_RETRY: "sub-orchestration with retry",
     ActionType.CREATE_TIMER: "timer",
 }
-_REFUSED: Final = {
+_REFUSED: Final[dict[int, str]] = {
     ActionType.CALL_ENTITY: "calls a durable entity",
     ActionType.SIGNAL_ENTITY: "signals a durable entity",
     ActionType.CALL_HTTP: "uses call_http",
 }
+_SERVED: Final = frozenset({*_KINDS, ActionType.CONTINUE_AS_NEW, ActionType.WAIT_FOR_EXTERNAL_EVENT})
 
 
 class OrchestrationFailure(Exception):
@@ -188,9 +189,11 @@ def _read_answer(answer: dict[str, Any], exception: BaseException | None = None)
         if "compoundActions" in action:
             pending.extend(reversed(action["compoundActions"]))
             continue
-        kind = ActionType(action["actionType"])
-        if kind in _REFUSED:
-            raise OrchestrationFailure(f"it {_REFUSED[kind]}, which this host does not serve; use an activity")
+        number = action["actionType"]
+        if number not in _SERVED:
+            what = _REFUSED.get(number, f"asks for the action {number}")
+            raise OrchestrationFailure(f"it {what}, which this host does not serve; use an activity")
+        kind = ActionType(number)
         if kind is ActionType.WAIT_FOR_EXTERNAL_EVENT:
             name = str(action["externalEventName"])
             waits[name] = waits.get(name, 0) + 1

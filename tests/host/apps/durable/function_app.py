@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -136,6 +137,22 @@ def flaky(request: dict) -> str:
     if attempt <= request["failures"]:
         raise ValueError(f"attempt {attempt} of {request['key']}")
     return f"{request['key']} after {attempt}"
+
+
+@bp.activity_trigger(input_name="request")
+async def misbehave(request: str) -> object:
+    if request == "exit":
+        sys.exit(3)
+    if request == "cancel":
+        raise asyncio.CancelledError
+    if request == "surrogate":
+        raise ValueError("no such file: caf\udce9.txt")
+    return object()
+
+
+@bp.activity_trigger(input_name="request")
+def exit_in_thread(request: str) -> None:
+    sys.exit(4)
 
 
 @bp.activity_trigger(input_name="request")
@@ -273,6 +290,23 @@ def parent_of_fixed(context: df.DurableOrchestrationContext):
 def failing(context: df.DurableOrchestrationContext):
     yield context.call_activity("echo", 1)
     raise ValueError(f"on purpose: {context.get_input()}")
+
+
+@app.orchestration_trigger(context_name="context")
+def misbehaviours(context: df.DurableOrchestrationContext):
+    seen = []
+    for name, given in [
+        ("misbehave", "exit"),
+        ("misbehave", "cancel"),
+        ("misbehave", "surrogate"),
+        ("misbehave", "object"),
+        ("exit_in_thread", ""),
+    ]:
+        try:
+            seen.append((yield context.call_activity(name, given)))
+        except Exception as error:
+            seen.append(str(error).splitlines()[0].strip())
+    return seen
 
 
 @app.orchestration_trigger(context_name="context")
