@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import Any
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
@@ -133,7 +134,9 @@ def _progress(
     done = counts["uploaded"] + counts["skipped"] + counts["deleted"]
     settled = done + counts["failed"]
     planning_done = bool(shown.get("planning_done"))
-    elapsed_s = max(1.0, (found.last_updated_time - _parsed(started_at)).total_seconds())
+    # The orchestration itself is updated only now and then while its pages move.
+    until = found.last_updated_time if status in FINISHED else datetime.now(UTC)
+    elapsed_s = max(1.0, (until - datetime.fromisoformat(started_at)).total_seconds())
     rate = None if status in FINISHED else RATES.rate(run, settled, counts["bytes_done"])
     items_per_s, bytes_per_s = rate or (settled / elapsed_s, counts["bytes_done"] / elapsed_s)
     eta_s: int | None = None
@@ -178,12 +181,6 @@ def _decoded(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _parsed(moment: str) -> Any:
-    from datetime import datetime
-
-    return datetime.fromisoformat(moment)
 
 
 def _moment(moment: Any) -> str | None:
