@@ -7,7 +7,16 @@ target a file) is asked by the starter before anything is started.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from shared.policy.globs import Globs
 from shared.policy.ncrontab import parse as parse_ncrontab
@@ -33,6 +42,12 @@ def _bytes_per_s(value: Any) -> Any:
     return parse_bytes_per_s(value) if isinstance(value, str) else value
 
 
+def _glob(pattern: str) -> str:
+    Globs([pattern])
+    return pattern
+
+
+Glob = Annotated[str, AfterValidator(_glob)]
 ByteSize = Annotated[int, BeforeValidator(_bytes)]
 BytesPerSecond = Annotated[int, BeforeValidator(_bytes_per_s)]
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", description="names the job and its ledger")]
@@ -99,8 +114,8 @@ class FilesJob(Spec):
     kind: Literal["files"]
     name: JobName
     source: Annotated[FolderSource, Field(discriminator=None)]
-    include: list[str] = Field(default_factory=list, max_length=100)
-    exclude: list[str] = Field(default_factory=list, max_length=100)
+    include: list[Glob] = Field(default_factory=list, max_length=100)
+    exclude: list[Glob] = Field(default_factory=list, max_length=100)
     target: LakeTarget
     mode: Literal["full", "incremental"] = "full"
     existing: Literal["skip_identical", "overwrite", "fail"] = "skip_identical"
@@ -109,13 +124,6 @@ class FilesJob(Spec):
     limits: Limits = Limits()  # type: ignore[call-arg]
     dry_run: bool = False
     schedule: str | None = Field(None, description="six-field NCRONTAB; only for PUT /schedules/{name}")
-
-    @field_validator("include", "exclude")
-    @classmethod
-    def _globs(cls, patterns: list[str]) -> list[str]:
-        for pattern in patterns:
-            Globs([pattern])
-        return patterns
 
     @field_validator("schedule")
     @classmethod
@@ -181,10 +189,11 @@ def is_guid(text: str) -> bool:
 
 def _path(location: tuple[int | str, ...]) -> str:
     path = ""
-    for part in location:
+    for depth, part in enumerate(location):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not part.startswith(("function-", "constrained-", "literal[", "int", "tagged-")):
+        elif not depth or not (part == "int" or part.startswith(("function-", "constrained-", "literal[", "tagged-"))):
+            # Below a field, pydantic names the branch of a union that it tried; that is no field.
             path += f".{part}" if path else part
     return path
 
