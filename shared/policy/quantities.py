@@ -1,6 +1,7 @@
 """Sizes and rates as people write them: ``256MiB``, ``1.5 GB``, ``50MiB/s``."""
 
 import re
+from decimal import Decimal
 
 _UNITS = {
     "": 1, "b": 1,
@@ -22,7 +23,7 @@ def parse_bytes(text: str) -> int:
     unit = match and _UNITS.get(match[2].lower())
     if not match or unit is None:
         raise ValueError("not a size; write a number with a unit, such as 256MiB or 1GB")
-    return int(float(match[1]) * unit)
+    return int(Decimal(match[1]) * unit)
 
 
 def parse_bytes_per_s(text: str) -> int:
