@@ -65,8 +65,9 @@ def decide(
     untouched = ledger is not None and lake.size_bytes == ledger.size_bytes and lake.etag == ledger.etag
     if known and untouched:
         return "skip"
+    if existing == "fail" and untouched:
+        # The job's own file, whose source has changed: not what `existing: fail` protects.
+        return "replace"
     if lake.size_bytes == size_bytes:
         return "compare"
-    if existing == "fail" and not untouched:
-        return "fail"
-    return "replace"
+    return "fail" if existing == "fail" else "replace"
