@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from local.emulators.estate import DEFAULT_ESTATE, ConfigurationMistake, load_estate
 from local.emulators.faults import load_rules
+from local.emulators.launch import app_settings
 from local.emulators.server import Emulators, Options
 
 
@@ -72,6 +74,20 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
+def _write_settings(root: Path, document: dict[str, Any]) -> Path:
+    """A settings file for the host, so that a first migration needs nothing to be filled in."""
+    path = root / "local.settings.json"
+    values = {
+        "FUNCTIONS_WORKER_RUNTIME": "python",
+        "RUN_STORE_URL": f"file:{(root / 'store').resolve()}",
+        "FOLDER_SOURCE_ROOTS": "docs",
+        "SCHEDULE_TICK": "0 * * * * *",
+        **app_settings(document),
+    }
+    path.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
 def _announce(document: dict[str, Any]) -> None:
     labels = {
         "onelake_dfs_url": "OneLake",
@@ -86,6 +102,8 @@ def _announce(document: dict[str, Any]) -> None:
     for key, label in labels.items():
         if document[key]:
             sys.stdout.write(f"{label:20} {document[key]}\n")
+    settings = _write_settings(Path(document["lake_folder"]).parent, document)
+    sys.stdout.write(f"{'Settings of a host':20} {settings}\n")
     sys.stdout.write("Emulators ready\n")
     sys.stdout.flush()
 

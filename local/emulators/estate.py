@@ -19,7 +19,7 @@ FOLDERS_BY_TYPE: dict[str, tuple[str, ...]] = {"Lakehouse": ("Files", "Tables"),
 """First-level folders of an item; the service owns them."""
 
 WRITABLE_BY_TYPE: dict[str, tuple[str, ...]] = {"Lakehouse": ("Files", "Tables"), "Warehouse": ()}
-"""Where a client may write: a PUT under Warehouse/Files is refused (recorded, protocols/onelake.md section 2)."""
+"""Where a client may write: a PUT under Warehouse/Files is refused (recorded, docs/protocols/onelake.md section 2)."""
 
 
 class ConfigurationMistake(Exception):

@@ -25,6 +25,24 @@ class EmulatorsFailed(RuntimeError):
     """The emulators did not start or refused a request; the message is what they said."""
 
 
+def app_settings(addresses: Mapping[str, Any], client: str = "migrator") -> dict[str, str]:
+    """The app's settings that point it at the emulators, as one of their clients."""
+    registration = addresses["clients"][client]
+    credential = {
+        "kind": "client_secret",
+        "tenant_id": addresses["tenant_id"],
+        "client_id": registration["client_id"],
+        "client_secret": registration["client_secret"],
+        "authority": addresses["authority_url"],
+    }
+    return {
+        "ONELAKE_DFS_URL": addresses["onelake_dfs_url"],
+        "FABRIC_API_URL": addresses["fabric_url"],
+        "CREDENTIAL_ONELAKE": json.dumps(credential),
+        "CA_BUNDLE": addresses["ca_bundle"],
+    }
+
+
 class RunningEmulators:
     """Emulators in a subprocess; as a context manager they stop at the end.
 
@@ -128,21 +146,7 @@ class RunningEmulators:
 
     def environment(self, client: str = "migrator") -> dict[str, str]:
         """Returns the environment that points the app's settings here, as the named client."""
-        registration = self.addresses["clients"][client]
-        credential = {
-            "kind": "client_secret",
-            "tenant_id": self.addresses["tenant_id"],
-            "client_id": registration["client_id"],
-            "client_secret": registration["client_secret"],
-            "authority": self.addresses["authority_url"],
-        }
-        return {
-            "ONELAKE_DFS_URL": self.addresses["onelake_dfs_url"],
-            "ONELAKE_BLOB_URL": self.addresses["onelake_blob_url"],
-            "FABRIC_API_URL": self.addresses["fabric_url"],
-            "CREDENTIAL_ONELAKE": json.dumps(credential),
-            "CA_BUNDLE": self.addresses["ca_bundle"],
-        }
+        return app_settings(self.addresses, client)
 
     def __enter__(self) -> Self:
         return self

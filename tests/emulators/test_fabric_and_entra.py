@@ -97,7 +97,6 @@ def test_environment(emulators: RunningEmulators) -> None:
     environment = emulators.environment()
     assert set(environment) == {
         "ONELAKE_DFS_URL",
-        "ONELAKE_BLOB_URL",
         "FABRIC_API_URL",
         "CREDENTIAL_ONELAKE",
         "CA_BUNDLE",

@@ -1,7 +1,7 @@
 """From the path of a URL to a place in the lake, or to the refusal the service would give.
 
 Both forms, `/<workspace name>/<item>.<type>/...` and `/<workspace GUID>/<item GUID>/...`, never mixed
-(protocols/onelake.md section 2). The path is decoded once, whole: an encoded slash separates as a plain one does.
+(docs/protocols/onelake.md section 2). The path is decoded once, whole: an encoded slash separates as a plain one does.
 
 Names. 1 to 1,024 UTF-16 units for item and path together, fewer than 60 segments; a segment must not be empty,
 `.` or `..`, end with a dot, or hold U+0000 to U+001F, U+007F or U+E000. The page lists these as invalid with

@@ -4,7 +4,7 @@
 
 HEAD, GET, Put Blob, Put Block, Put Block List, Delete, List Blobs, Set Blob Metadata and Set Blob Properties.
 Everything else is refused. Shapes: Microsoft's Blob service REST reference; what the clients send is on
-protocols/onelake.md sections 5 and 6. Chosen where the pages are silent:
+docs/protocols/onelake.md sections 5 and 6. Chosen where the pages are silent:
 
 * A block list may name uncommitted blocks only; one that names committed blocks is InvalidBlockList.
 * Folders appear in a flat listing with ResourceType ``directory``, as with a hierarchical namespace.

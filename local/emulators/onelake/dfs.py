@@ -2,7 +2,7 @@
 # ruff: noqa: PTH104, PTH106, PTH108, PTH110
 """The DFS dialect: create, append, flush, read, properties, list, rename, delete.
 
-Shapes are recorded or specified (protocols/onelake.md sections 3 to 5). Chosen where the page is silent:
+Shapes are recorded or specified (docs/protocols/onelake.md sections 3 to 5). Chosen where the page is silent:
 
 * An append without bytes, or with conditional headers, is refused (InvalidHeaderValue, UnsupportedHeader).
 * A flush may neither cut a block nor leave data behind it uncommitted, unless retainUncommittedData is true.

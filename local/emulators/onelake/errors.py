@@ -2,7 +2,7 @@
 """The error catalogue: code, status and text, and the two shapes they travel in.
 
 Texts are those of the DFS specification of 2018-11-09; the four front-end codes of OneLake are as recorded
-(protocols/onelake.md, sections 2 and 4).
+(docs/protocols/onelake.md, sections 2 and 4).
 """
 
 from __future__ import annotations
