@@ -1,0 +1,1 @@
+"""``python -m local.demo``: the whole platform at work on one machine, judged from outside."""
