@@ -20,7 +20,8 @@ from tests.host.conftest import APPS, Client
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     directory = tmp_path_factory.mktemp("web")
     env = {"TRACES": str(directory), "IN_BOTH": "environment"}
-    with launch(APPS / "web", directory / "state", env) as host:
+    settings = APPS / "web" / "sample.settings.json"
+    with launch(APPS / "web", directory / "state", env, settings_file=settings) as host:
         yield Client(host, directory)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from local.host import HostFailed, RunningHost, launch
+from local.host import HostFailed, launch
 from local.host.settings import HostError, read_host_options, read_local_settings
 from tests.host.conftest import APPS, Client, until
 
@@ -249,12 +249,17 @@ def test_ctrl_c_records_the_running_activity_and_starts_no_other(start_host: Cal
     assert client.output("d1") == [0, 1, 2]
 
 
-def test_the_default_port_is_the_settings_file_s(tmp_path: Path) -> None:
+def test_the_settings_file_beside_the_app_gives_port_and_values(tmp_path: Path) -> None:
+    app_dir = app_of(
+        tmp_path,
+        "import os\napp = func.FunctionApp()\n"
+        "@app.route(route='a')\ndef a(req): return os.environ['VALUE'] + os.environ['WEBSITE_HOSTNAME']\n",
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    path = tmp_path / "settings.json"
-    path.write_text(json.dumps({"Host": {"LocalHttpPort": port}}))
-    host: RunningHost = launch(APPS / "web", tmp_path / "state", {"TRACES": "."}, port=None, settings_file=path)
-    with host:
+    content = {"Values": {"VALUE": "v "}, "Host": {"LocalHttpPort": port}}
+    (app_dir / "local.settings.json").write_text(json.dumps(content))
+    with launch(app_dir, tmp_path / "state", port=None) as host:
         assert host.url == f"http://127.0.0.1:{port}"
+        assert requests.get(f"{host.url}/api/a", timeout=10).text == f"v localhost:{port}"

@@ -124,8 +124,8 @@ class Management:
     def raise_event(self, instance_id: str, name: str, data_json: str) -> None:
         """Put an external event into the instance's inbox, where it stays until the instance waits for its name.
 
-        That is what the platform documents. SDK 1.x, given a history that holds an event before its wait, sets the event
-        aside and never takes it off (`deferred_tasks` of its replay), hence the warning.
+        That is what the platform documents. SDK 1.x, given a history that holds an event before its wait, sets
+        the event aside and never takes it off (`deferred_tasks` of its replay), hence the warning.
         """
         with self._store.transaction():
             instance = self._alive(instance_id)
