@@ -69,7 +69,7 @@ class RunRecords:
         for folder in ("plan", "results"):
             prefix = self.key(folder)
             found |= {key[len(prefix) + 1 :].partition("/")[0] for key in await self.store.list(prefix)}
-        return sorted(found, key=lambda page: (_round(page), page))
+        return sorted(found, key=_place)
 
     async def page_records(self, page: str) -> list[FileRecord]:
         """One record for each item of a page, in path order, verification's word last.
@@ -101,10 +101,10 @@ class RunRecords:
         pages = await self.pages()
         overruled: dict[str, FileRecord] = {}
         for page in pages:
-            if _round(page) > 1:
+            if _place(page)[0] > 1:
                 overruled.update({record["path"]: record for record in await self.page_records(page)})
         for page in pages:
-            if _round(page) == 1 and (after is None or page > after):
+            if _place(page)[0] == 1 and (after is None or _place(page) > _place(after)):
                 yield page, [overruled.get(record["path"], record) for record in await self.page_records(page)]
 
     async def records(self) -> AsyncIterator[FileRecord]:
@@ -126,5 +126,7 @@ def not_moved(item: PlannedItem, page: str) -> FileRecord:
     }  # fmt: skip
 
 
-def _round(page: str) -> int:
-    return int(page[1 : page.index("p")]) if page.startswith("r") else 1
+def _place(page: str) -> tuple[int, int]:
+    """Round and number of a page; as text, the hundred-thousandth would come before the second."""
+    before, _, number = page.partition("p")
+    return int(before[1:] or 1), int(number)
