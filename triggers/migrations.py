@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import azure.functions as func
-from azure.durable_functions import DurableOrchestrationClient
+from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
 from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrchestrationStatus
 
 from shared import names
@@ -19,6 +19,7 @@ from triggers.status import FINISHED, STATUSES, links, status_document
 _RUN = re.compile(r"[a-z]{1,10}-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,6})?")
 _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": "text/markdown; charset=utf-8",
             "html": "text/html; charset=utf-8"}  # fmt: skip
+_ALIVE = sorted(ALIVE, key=lambda status: str(status.name))
 _POLL_S = 10
 _ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned")
 # One answer reads at most so many pages of records, whatever it finds on them.
@@ -133,8 +134,11 @@ async def purge(services: Services, client: DurableOrchestrationClient, req: fun
             "not_remembered",
             "this run ended before the ledger took in what it moved; start the job once more first",
         )
-    for child in await _children(client, run):
-        await client.purge_instance_history(child.instance_id)
+    if await _children(client, run, _ALIVE):
+        raise Refused(409, "wrong_state", "parts of the run are still at work; try again when they have ended")
+    while ended := await _children(client, run, None):
+        for child in ended:
+            await client.purge_instance_history(child.instance_id)
     await services.store.delete(await services.store.list(f"runs/{run}"))
     services.forget_run(run)
     await services.withdraw_claims(document["name"], run)
@@ -237,10 +241,13 @@ def _only_if(allowed: bool, action: str, status: str) -> None:
         raise Refused(409, "wrong_state", f"cannot {action} a run that is {status}")
 
 
-async def _children(client: DurableOrchestrationClient, run: str) -> list[DurableOrchestrationStatus]:
+async def _children(
+    client: DurableOrchestrationClient, run: str, statuses: list[OrchestrationRuntimeStatus] | None
+) -> list[DurableOrchestrationStatus]:
+    """Sub-orchestrations of a run; at most the first hundred of each query, which is what the client gives."""
     found: list[DurableOrchestrationStatus] = []
     for letter in ("p", "r"):
-        found += await client.get_status_by(instance_id_prefix=f"{run}-{letter}")
+        found += await client.get_status_by(runtime_status=statuses, instance_id_prefix=f"{run}-{letter}")
     return found
 
 
@@ -252,13 +259,11 @@ async def _pause(client: DurableOrchestrationClient, run: str) -> None:
         if status is None or status.runtime_status is None or status.runtime_status.name != "Running":
             break
         await asyncio.sleep(0.1)
-    for child in await _children(client, run):
-        if child.runtime_status in ALIVE:
-            await client.suspend(child.instance_id, "paused by request")
+    for child in await _children(client, run, _ALIVE):
+        await client.suspend(child.instance_id, "paused by request")
 
 
 async def _resume(client: DurableOrchestrationClient, run: str) -> None:
-    for child in await _children(client, run):
-        if child.runtime_status is not None and child.runtime_status.name == "Suspended":
-            await client.resume(child.instance_id, "resumed by request")
+    for child in await _children(client, run, [OrchestrationRuntimeStatus.Suspended]):
+        await client.resume(child.instance_id, "resumed by request")
     await client.resume(run, "resumed by request")
