@@ -134,14 +134,20 @@ class Services:
         """
         from shared.clients.folder import resolve_below
 
-        real = resolve_below(path, self.settings.folder_source_roots, self.settings.base)
+        try:
+            real = resolve_below(path, self.settings.folder_source_roots, self.settings.base)
+            is_folder = real is not None and Path(real).is_dir()
+        except (OSError, RuntimeError):
+            # A name that is too long, or links that lead in a circle, which pathlib reports as a RuntimeError.
+            raise Configuration("cannot be looked up; it is no path of a folder", code="no_folder",
+                                subject="source.path") from None  # fmt: skip
         if real is None:
             raise Configuration(
                 "lies in none of the folders that FOLDER_SOURCE_ROOTS allows",
                 code="outside_roots",
                 subject="source.path",
             )
-        if not Path(real).is_dir():
+        if not is_folder:
             raise Configuration("is not a folder that the worker sees", code="no_folder", subject="source.path")
         return real
 

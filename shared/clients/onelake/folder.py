@@ -88,10 +88,13 @@ class LakeFolder:
                 code="wrong_endpoint",
                 subject="target",
             )
-        target = await self._properties(self._root) if self._root != root else found
-        if target is not None and not target.is_directory:
+        part, nearest = self._root, found if self._root == root else await self._properties(self._root)
+        while nearest is None:
+            part = part.rpartition("/")[0]
+            nearest = found if part == root else await self._properties(part)
+        if not nearest.is_directory:
             raise Configuration(
-                f"target.path {self._root!r} is a file; name a folder", code="target_is_file", subject="target.path"
+                f"target.path: {part!r} is a file; name a folder", code="target_is_file", subject="target.path"
             )
         if write and self._root != root:
             await self._make_directory()
