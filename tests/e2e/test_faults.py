@@ -42,8 +42,10 @@ def restless(file: Path) -> Iterator[None]:
 
 
 def test_everything_at_once(root: Path) -> None:
-    """A tenth of all requests fails, tokens live two seconds, the lake is away for a while, one file changes while it
-    is read and one vanishes."""
+    """A tenth of all requests fails, tokens live two seconds, the lake is away for a while.
+
+    Meanwhile one file changes as often as it is read, and one vanishes: these two are named, and nothing else is.
+    """
     with running(root, fault_plan=[_SLOW, *_TENTH], token_lifetime_s=2, seed=5, RETRY_ATTEMPTS="5") as platform:
         source = platform.source("storm")
         make_files(source, 150, seed=1)

@@ -41,7 +41,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; errors are answers too."""
+    """An HTTP answer; errors are answers too. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -129,9 +129,13 @@ def http(
         )
     try:
         with opener.open(request, timeout=PATIENCE_S) as answer:
-            return Answer(answer.status, dict(answer.headers.items()), answer.read())
+            return Answer(answer.status, _lowered(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
-        return Answer(error.code, dict(error.headers.items()), error.read())
+        return Answer(error.code, _lowered(error.headers), error.read())
+
+
+def _lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 class Lake:
