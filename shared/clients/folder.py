@@ -17,7 +17,12 @@ from shared.ports import SourceItem, SourcePage
 # A file up to this size is opened, read, checked and closed in one visit to a thread.
 _WHOLE_BYTES = 8 * 1024 * 1024
 
+# Not blocking: where a pipe took the file's place, opening it would wait for a writer that never comes.
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+
 _T = TypeVar("_T")
+_Identity = tuple[int, int]
+"""Device and inode."""
 
 # One for all folders of the process; the threads start when they are first needed.
 _THREADS = ThreadPoolExecutor(16, thread_name_prefix="folder-read")
@@ -32,7 +37,7 @@ class FolderTree:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._walk: tuple[str | None, Iterator[SourceItem]] | None = None
+        self._walk: tuple[str, Iterator[SourceItem], _Identity] | None = None
 
     async def check(self) -> None:
         """Raises SourceMissing where the folder cannot be listed."""
@@ -56,51 +61,65 @@ class FolderTree:
     def _list_page(self, cursor: str | None, limit: int) -> SourcePage:
         kept, self._walk = self._walk, None
         if kept is not None and kept[0] == cursor:
-            walk = kept[1]
+            _, walk, root = kept
         else:
-            walk = self._items("", cursor.split("/") if cursor is not None else [])
+            walk, root = self._items("", cursor.split("/") if cursor is not None else []), self._identity()
         items: list[SourceItem] = []
+        following: str | None = None
         for item in walk:
             items.append(item)
             if len(items) >= limit:
-                self._walk = (item.path, walk)
-                return SourcePage(items, item.path)
-        return SourcePage(items, None)
+                following = item.path
+                break
+        if self._identity() != root:
+            # What was listed before is met no more, so the walk would end early and look complete.
+            raise SourceMissing("the source folder was replaced or unmounted while it was listed", subject="source")
+        if following is not None:
+            self._walk = (following, walk, root)
+        return SourcePage(items, following)
 
-    def _items(self, folder: str, after: list[str]) -> Iterator[SourceItem]:
-        """Items below ``folder``, depth first, names sorted; after the path ``after``, if one is given."""
+    def _identity(self) -> "_Identity":
+        try:
+            found = os.stat(self._root)  # noqa: PTH116
+        except OSError as error:
+            raise SourceMissing(f"the source folder cannot be read ({_reason(error)})", subject="source") from None
+        return found.st_dev, found.st_ino
+
+    def _items(self, folder: str, after: list[str], *, is_cursor: bool = False) -> Iterator[SourceItem]:
+        """Items below ``folder``, depth first, names sorted; after the path ``after``, if one is given.
+
+        ``is_cursor``: the folder's own path is the cursor, so what there is to say of the folder itself was said.
+        """
         try:
             # Names alone, not paths: a folder may hold 400,000 of them.
             names = sorted(os.listdir(self._full(folder)))  # noqa: PTH208
-        except FileNotFoundError:
-            return
         except OSError as error:
             if not folder:
                 # The root was there when the run began; an empty answer would read as "everything was deleted".
-                raise SourceMissing(f"the source folder cannot be read ({_reason(error)})") from None
+                raise SourceMissing(f"the source folder cannot be read ({_reason(error)})", subject="source") from None
+            if is_cursor or isinstance(error, FileNotFoundError):
+                return
             yield SourceItem(folder, 0, "", ("access_denied", f"cannot be listed ({_reason(error)})"))
             return
         for name in names:
             if after and name < after[0]:
                 continue
             path = f"{folder}/{name}" if folder else name
-            below = after[1:] if after and name == after[0] else []
-            if after and name == after[0] and not below:
-                # The cursor itself: listed before. A folder cannot be a cursor unless it could not be listed.
-                continue
+            is_on_cursor = bool(after) and name == after[0]
+            below = after[1:] if is_on_cursor else []
             try:
                 found = os.lstat(self._full(path))
             except FileNotFoundError:
                 continue
             except OSError as error:
+                if is_on_cursor:
+                    continue
                 yield SourceItem(path, 0, "", ("access_denied", f"cannot be examined ({_reason(error)})"))
                 continue
             if stat.S_ISDIR(found.st_mode):
-                yield from self._items(path, below)
-            elif below:
-                # The cursor lies below it, so it was a folder when the walk passed here.
-                continue
-            else:
+                # Also where the cursor is this very path: of a file that was there when the walk or the plan passed.
+                yield from self._items(path, below, is_cursor=is_on_cursor and not below)
+            elif not is_on_cursor:
                 yield _item(path, found)
 
     async def stat(self, path: str) -> SourceItem | None:
@@ -113,7 +132,8 @@ class FolderTree:
             return None
         except OSError as error:
             raise AccessDenied(f"cannot be examined ({_reason(error)})", subject=printable(path)) from None
-        return _item(path, found)
+        # A folder in its place is another item: the file of this path is gone.
+        return None if stat.S_ISDIR(found.st_mode) else _item(path, found)
 
     async def open(self, path: str) -> "OpenFile":
         """Open for one consistent read.
@@ -123,7 +143,7 @@ class FolderTree:
         """
         try:
             return await self.in_thread(partial(OpenFile, self, self._full(path), path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound("the source file is gone", code="source_gone", subject=printable(path)) from None
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
@@ -150,7 +170,7 @@ class OpenFile:
         self._path = path
         self._held = b""
         self._checked = False
-        self._descriptor = os.open(full_path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        self._descriptor = os.open(full_path, _OPEN_FLAGS)
         try:
             self._before = os.fstat(self._descriptor)
             _assert_file(self._before)
