@@ -126,6 +126,12 @@ def test_what_activities_may_do_to_the_host(durable: Client) -> None:
     assert durable.run("chain", 1)
 
 
+def test_what_a_failing_orchestrator_shows_last_stays(durable: Client) -> None:
+    durable.start("shows_and_fails", "sf")
+    status = durable.wait("sf")
+    assert (status["runtimeStatus"], status["customStatus"]) == ("Failed", "last words")
+
+
 def test_custom_status_has_the_platform_s_limit(durable: Client) -> None:
     assert durable.run("status_size", 8190) == "done"
     status = durable.wait(durable.start("status_size", None, 8191))

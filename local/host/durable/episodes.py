@@ -208,11 +208,12 @@ class EpisodeRunner:
         finally:
             running_function.reset(name_token)
         check_determinism(live.keys, outcome)
-        if outcome.error is not None:
-            raise OrchestrationFailure(outcome.error) from outcome.exception
         if outcome.custom_status is not None and outcome.custom_status != instance.custom_status:
             check_custom_status(outcome.custom_status)
+            # Before the error: what an orchestrator shows on its way out stays visible, as on the platform.
             instance.custom_status = outcome.custom_status
+        if outcome.error is not None:
+            raise OrchestrationFailure(outcome.error) from outcome.exception
         for task in outcome.tasks[len(live.keys) :]:
             if task.key.is_activity and task.key.name not in self._app.activities:
                 raise OrchestrationFailure(unknown_function(task.key.name, "activity", self._app.activities))

@@ -407,6 +407,14 @@ def rewindable_child(context: df.DurableOrchestrationContext):
 
 
 @app.orchestration_trigger(context_name="context")
+def shows_and_fails(context: df.DurableOrchestrationContext):
+    context.set_custom_status("before")
+    yield context.call_activity("echo", 1)
+    context.set_custom_status("last words")
+    raise ValueError("on purpose")
+
+
+@app.orchestration_trigger(context_name="context")
 def status_size(context: df.DurableOrchestrationContext):
     context.set_custom_status("s" * context.get_input())
     yield context.call_activity("echo", 1)
