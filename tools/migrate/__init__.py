@@ -1,0 +1,1 @@
+"""``python -m tools.migrate``: the operator's command line over the HTTP API."""
