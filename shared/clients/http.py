@@ -5,7 +5,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -161,12 +161,24 @@ class Transport:
     async def stream(
         self, url: str, *, headers: Mapping[str, str] | None = None, subject: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One GET whose body is read block by block; no attempts: the reader knows from where to go on."""
-        await self.pacing.turn()
-        async with self._open("GET", URL(url, encoded=True), headers, b"") as response:
-            if response.status >= 300:
-                self._fail(response, await response.read(), subject)
-            yield response
+        """One GET whose body is read block by block.
+
+        Its beginning has the attempts of :meth:`send`; what breaks off later is a ConnectionLost, since only the reader
+        knows from where to go on.
+        """
+        async with AsyncExitStack() as opened:
+
+            async def once(_: int) -> aiohttp.ClientResponse:
+                response = await opened.enter_async_context(self._open("GET", URL(url, encoded=True), headers, b""))
+                if response.status >= 300:
+                    self._fail(response, await response.read(), subject)
+                return response
+
+            response = await self.attempts(once, subject)
+            try:
+                yield response
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise ConnectionLost(_named(error), subject=subject) from None
 
     @asynccontextmanager
     async def _open(
