@@ -8,7 +8,7 @@
     runs/<run>/plan/<page>/b0000.jsonl        work packages
     runs/<run>/results/<page>/settled.jsonl   records of items that planning itself settled (skipped, unmappable)
     runs/<run>/results/<page>/b0000.jsonl     records of a work package, written once it is done
-    runs/<run>/results/<page>/verify.jsonl    records that verification overrules
+    runs/<run>/results/<page>/verify0000000.jsonl  records that a step of verification overrules, named by its position
     runs/<run>/manifest.<format>
     runs/<run>/cancel                         exists once somebody asked to cancel
     jobs/<job>/runs/<generation>.json         which runs this job had; the highest is the current one
@@ -23,6 +23,8 @@ from typing import Any
 from shared.model.records import FileRecord, PlannedItem, dump_lines, load_lines
 from shared.policy.paths import sort_key
 from shared.ports import RunStore
+
+_VERDICTS = "verify"
 
 
 class RunRecords:
@@ -61,6 +63,22 @@ class RunRecords:
         data = await self.store.get(self.key(f"results/{page}/{name}.jsonl"))
         return load_lines(data) if data is not None else None
 
+    async def put_verdicts(self, page: str, position: int, records: list[FileRecord]) -> None:
+        """What the step of verification that began at ``position`` overrules; in place of what it said before."""
+        if records:
+            await self.put_results(page, f"{_VERDICTS}{position:07d}", records)
+        else:
+            await self.store.delete([self.key(f"results/{page}/{_VERDICTS}{position:07d}.jsonl")])
+
+    async def verdicts(self, page: str, before: int | None = None) -> dict[str, FileRecord]:
+        """Records that verification overruled, by path; only of its steps before a position, if one is given."""
+        found: dict[str, FileRecord] = {}
+        for key in await self.store.list(self.key(f"results/{page}")):
+            name = key.rpartition("/")[2].removesuffix(".jsonl")
+            if name.startswith(_VERDICTS) and (before is None or int(name.removeprefix(_VERDICTS)) < before):
+                found.update({record["path"]: record for record in load_lines(await self.store.get(key) or b"")})
+        return found
+
     # -- reading a run as a whole --------------------------------------------------------------------------------
 
     async def pages(self) -> list[str]:
@@ -71,8 +89,8 @@ class RunRecords:
             found |= {key[len(prefix) + 1 :].partition("/")[0] for key in await self.store.list(prefix)}
         return sorted(found, key=_place)
 
-    async def page_records(self, page: str) -> list[FileRecord]:
-        """One record for each item of a page, in path order, verification's word last.
+    async def page_records(self, page: str, *, verified: bool = True) -> list[FileRecord]:
+        """One record for each item of a page, in path order, verification's word last (or, if asked so, left out).
 
         Items of a package that was never carried out appear as ``planned``; items that were still to be retried when
         the run ended are ``failed``.
@@ -81,16 +99,15 @@ class RunRecords:
         done = {key.rpartition("/")[2] for key in await self.store.list(results)}
         planned = {key.rpartition("/")[2] for key in await self.store.list(plan)}
         records: dict[str, FileRecord] = {}
-        for name in sorted(done - {"verify.jsonl"}):
+        for name in sorted(name for name in done if not name.startswith(_VERDICTS)):
             data = await self.store.get(f"{results}/{name}")
             for record in load_lines(data or b""):
                 records[record["path"]] = record
         for name in sorted(planned - done):
             for item in load_lines(await self.store.get(f"{plan}/{name}") or b""):
                 records[item["path"]] = not_moved(item, page)
-        if "verify.jsonl" in done:
-            for record in load_lines(await self.store.get(f"{results}/verify.jsonl") or b""):
-                records[record["path"]] = record
+        if verified and any(name.startswith(_VERDICTS) for name in done):
+            records.update(await self.verdicts(page))
         for path, record in records.items():
             if record["status"] == "retrying":
                 records[path] = {**record, "status": "failed"}

@@ -31,6 +31,8 @@ async def verify_page(
     The listing is compared for the whole page on the first call (``position`` 0). Files to re-read are chosen by a
     hash of run and path, so that a repeat chooses the same.
 
+    Idempotent: a call judges the records as the transfer left them and the calls before it, never its own words.
+
     Args:
         run: The run.
         page: The page's name.
@@ -43,10 +45,15 @@ async def verify_page(
     """
     started_s = time.monotonic()
     result = no_verification()
-    records = [r for r in await run.records.page_records(page) if r["status"] in ("uploaded", "skipped") and r["hash"]]
-    overruled = {r["path"]: r for r in await run.records.results(page, "verify") or []} if position else {}
-    known = set(overruled)
-    if position == 0 and records:
+    first = position
+    records = [
+        record
+        for record in await run.records.page_records(page, verified=False)
+        if record["status"] in ("uploaded", "skipped") and record["hash"]
+    ]
+    known = await run.records.verdicts(page, before=first) if first else {}
+    overruled: dict[str, FileRecord] = {}
+    if first == 0 and records:
         catalog = await open_survey(run.records, survey)
         shown = await catalog.between(None, records[-1]["path"])
         for record in records:
@@ -61,7 +68,9 @@ async def verify_page(
                           f"the lake shows {found['size_bytes']} bytes, not {record['size_bytes']}")  # fmt: skip
     chosen = [r for r in records if _is_chosen(run.records.run, r["path"], sample_share)]
     while position < len(chosen) and time.monotonic() - started_s < _BUDGET_S:
-        group = [r for r in chosen[position : position + _READERS] if r["path"] not in overruled]
+        group = [
+            r for r in chosen[position : position + _READERS] if r["path"] not in overruled and r["path"] not in known
+        ]
         for record, found_hash in zip(
             group, await asyncio.gather(*(_read(run, r["path"]) for r in group)), strict=True
         ):
@@ -75,11 +84,10 @@ async def verify_page(
                 _overrule(overruled, record, WRONG_HASH,
                           f"the bytes in the lake have MD5 {found_hash}, not {record['hash']}")  # fmt: skip
         position += _READERS
-    if overruled:
-        await run.records.put_results(page, "verify", list(overruled.values()))
+    await run.records.put_verdicts(page, first, list(overruled.values()))
     counts = no_counts()
     for record in records:
-        if record["path"] in overruled and record["path"] not in known:
+        if record["path"] in overruled:
             counts["failed"] += 1
             counts[record["status"]] -= 1  # type: ignore[literal-required]
     return result, counts, position if position < len(chosen) else None

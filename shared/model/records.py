@@ -40,7 +40,8 @@ MANIFEST_FIELDS = (
     "error_code", "error_detail", "batch", "finished_at",
 )  # fmt: skip
 
-FINAL_STATUSES = frozenset({"uploaded", "skipped", "failed", "deleted", "planned"})
+# Of an item of a package. Not "planned": a checkpoint says that of what the package has not come to yet.
+FINAL_STATUSES = frozenset({"uploaded", "skipped", "failed", "deleted"})
 
 
 def dump_lines(rows: list[Any]) -> bytes:
