@@ -46,7 +46,8 @@ usage: python3 dev.py COMMAND [arguments]
               checks every byte and prints the report
                 --files N      how many sample files
                 --seed S       the same sample data again
-                --keep         leave it running afterwards, and print the dashboard's address
+                --kill         kill the app several times on the way
+                --keep         leave it running afterwards until Ctrl-C, and print the addresses
   test        the whole test suite; says at the end what it skipped and how to enable that
                 -- ARGS        arguments for pytest, for example: test -- -k retry -x
   check       format, lint, types and import layers
