@@ -117,15 +117,24 @@ def _unauthenticated(body: bytes, said: str, subject: str) -> Authentication:
         )
     if "expired" in text or "lifetime" in text:
         return Authentication("the token has expired", code="token_expired", subject=subject)
+    if said == "401":
+        # Storage names its error in a header, also where an answer to HEAD has no body; so this may be another service.
+        return Authentication(
+            "the service rejects the token (401) and gives none of OneLake's error codes; check ONELAKE_DFS_URL, which "
+            "is https://onelake.dfs.fabric.microsoft.com for the public cloud, then the credential's tenant",
+            code="token_rejected",
+            subject=subject,
+        )
     return Authentication(
-        f"the service rejects the token ({said}); check the credential's tenant and ONELAKE_SCOPE",
+        f"the service rejects the token ({said}); check ONELAKE_SCOPE, which is https://storage.azure.com/.default, "
+        "and that the credential's tenant is the workspace's",
         code="token_rejected",
         subject=subject,
     )
 
 
 def _conflict(code: str, said: str, subject: str) -> MigrationError:
-    if code == "PathAlreadyExists":
+    if code in ("PathAlreadyExists", "BlobAlreadyExists"):
         return TargetConflict("a file is there already", code="target_exists", subject=subject)
     if code in ("DestinationPathIsBeingDeleted", "SourcePathIsBeingDeleted"):
         return ServiceUnavailable(f"the path is being deleted ({said})", subject=subject)
