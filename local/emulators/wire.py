@@ -392,6 +392,9 @@ class Connection(asyncio.Protocol):
         if response.corrupted:
             body = damaged(body)
         head = self._head_bytes(response, len(body))
+        if request.method == "HEAD":
+            # Whatever the service meant to say: what follows the head would be taken for the next answer.
+            body = b""
         if response.cut_short:
             self.write(head + body[: len(body) // 2])
             return False
