@@ -52,11 +52,12 @@ async def list_runs(services: Services, client: DurableOrchestrationClient, req:
     kind, status = choice(req, "kind", KINDS), choice(req, "status", STATUSES)
     name, after = req.params.get("name"), req.params.get("continuation")
     found: list[dict[str, Any]] = []
-    continuation, last_key = None, ""
-    for key in reversed(await services.store.list("index")):
-        if after and key >= f"index/{after}":
+    continuation, last = None, ""
+    # Without what follows the names, which would put a second run of the same second before the first.
+    for entry in sorted((_entry(key) for key in await services.store.list("index")), reverse=True):
+        if after and entry >= after:
             continue
-        run = key.rpartition("/")[2].partition("_")[2].removesuffix(".json")
+        run = entry.partition("_")[2]
         if kind and not run.startswith(f"{kind}-"):
             continue
         if name and not run.partition("-")[2].startswith(f"{name}-"):
@@ -65,11 +66,15 @@ async def list_runs(services: Services, client: DurableOrchestrationClient, req:
         if document is None or (status and document["status"] != status) or (name and document["name"] != name):
             continue
         if len(found) == top:
-            continuation = last_key.rpartition("/")[2]
+            continuation = last
             break
         found.append(document)
-        last_key = key
+        last = entry
     return answer({"value": found, "continuation": continuation})
+
+
+def _entry(key: str) -> str:
+    return key.removeprefix("index/").removesuffix(".json")
 
 
 async def get(services: Services, client: DurableOrchestrationClient, req: func.HttpRequest) -> func.HttpResponse:

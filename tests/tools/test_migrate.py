@@ -65,6 +65,20 @@ def test_status_and_list_for_people_and_programs(platform: Platform, migrate: Mi
     assert migrate("list", "--name", "nobody").stdout.splitlines() == ["ID  STATUS  ITEMS  FAILED  BYTES  ENDED"]
 
 
+def test_the_list_is_newest_first_and_goes_on(platform: Platform, migrate: Migrate) -> None:
+    platform.source("often")
+    runs = [platform.run(platform.spec("often"))["id"] for _ in range(4)]
+
+    def ids(answer: Any) -> list[str]:
+        return [line.split()[0] for line in answer.stdout.splitlines()[1:]]
+
+    assert ids(migrate("list", "--name", "often")) == runs[::-1]
+    first = migrate("list", "--name", "often", "--top", "3")
+    assert ids(first) == runs[:0:-1]
+    continuation = first.stderr.split()[-1]
+    assert ids(migrate("list", "--name", "often", "--continuation", continuation)) == runs[:1]
+
+
 def test_the_manifest_in_every_format(
     platform: Platform, migrate: Migrate, spec_file: SpecFile, tmp_path: Path
 ) -> None:
