@@ -104,8 +104,8 @@ class Story:
             found = self._compare(platform, first)
             self._migrate_again(platform)
             self._change_one(platform)
-            self._begin("stopping")
             if not keep:
+                self._begin("stopping")
                 platform.stop()
             self._report(platform, made, first, found, time.monotonic() - started_s, keep=keep)
             if keep:
@@ -260,7 +260,7 @@ class Story:
         return sum(sum(statuses.values()) for operation, statuses in lake.items() if operation in _WRITES)
 
     def _serve(self, platform: Platform) -> None:
-        self._begin("serving")
+        self.step = "serving"
         try:
             while platform.host.exit_code is None:
                 time.sleep(0.5)
