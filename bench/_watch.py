@@ -1,0 +1,171 @@
+"""What a process costs while it works: CPU of the process and its children, peak of memory, and who else was busy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_TICKS_S = os.sysconf("SC_CLK_TCK")
+_LOOK_EVERY_S = 0.01
+
+
+class ContenderFailed(Exception):
+    """A contender did not finish its work; the text is what it said last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One upload of one contender.
+
+    Attributes:
+        elapsed_s: From the first request to the last answer; for a command line from its start to its end.
+        cpu_s: Of the client and its children.
+        peak_bytes: Largest resident memory of the client.
+        client_cores: Cores that the client kept busy on average; the next two likewise.
+        emulator_cores: The emulators' share.
+        other_cores: What the rest of the machine did meanwhile.
+    """
+
+    elapsed_s: float
+    cpu_s: float
+    peak_bytes: int
+    client_cores: float
+    emulator_cores: float
+    other_cores: float
+
+
+class Stopwatch:
+    """Wall time and the CPU of machine and emulators, from its making until `cost`."""
+
+    def __init__(self, emulators_pid: int) -> None:
+        self._pid = emulators_pid
+        self._machine_s, self._emulators_s = _machine_s(), tree_cpu_s(emulators_pid)
+        self._started_s = time.perf_counter()
+
+    def cost(self, cpu_s: float, peak_bytes: int, elapsed_s: float | None = None) -> Cost:
+        """What was spent until now, of which ``cpu_s`` by the client."""
+        window_s = time.perf_counter() - self._started_s
+        emulators_s = tree_cpu_s(self._pid) - self._emulators_s
+        others_s = max(0.0, _machine_s() - self._machine_s - emulators_s - cpu_s)
+        return Cost(
+            elapsed_s=window_s if elapsed_s is None else elapsed_s,
+            cpu_s=cpu_s,
+            peak_bytes=peak_bytes,
+            client_cores=cpu_s / window_s,
+            emulator_cores=emulators_s / window_s,
+            other_cores=others_s / window_s,
+        )
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, emulators_pid: int, timeout_s: float
+) -> Cost:
+    """Run a command line to its end.
+
+    Raises:
+        ContenderFailed: its status was not 0, or it was not done in time.
+    """
+    with log.open("wb") as output:
+        watch = Stopwatch(emulators_pid)
+        process = subprocess.Popen(
+            list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(environment)
+        )
+        deadline_s = time.monotonic() + timeout_s
+        peak_bytes = 0
+        while True:
+            peak_bytes = max(peak_bytes, peak_of(process.pid))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() > deadline_s:
+                process.kill()
+                deadline_s = float("inf")
+            time.sleep(_LOOK_EVERY_S)
+        # It is reaped already; left to itself, Popen would warn of a child that is still running.
+        process.returncode = os.waitstatus_to_exitcode(status)
+        cost = watch.cost(used.ru_utime + used.ru_stime, peak_bytes)
+    if process.returncode:
+        raise ContenderFailed(_last_words(log) or f"it ended with status {process.returncode}")
+    return cost
+
+
+def run_client(name: str, plan: str, log: Path, emulators_pid: int) -> Cost:
+    """Run one of the clients of ``bench._clients``.
+
+    Raises:
+        ContenderFailed: it did not upload everything.
+    """
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "bench._clients", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _tell(process.stdin, plan)
+            if process.stdout.readline() != "ready\n":
+                raise ContenderFailed(_last_words(log))
+            watch = Stopwatch(emulators_pid)
+            _tell(process.stdin, "go\n")
+            answer = process.stdout.readline()
+            if not answer:
+                raise ContenderFailed(_last_words(log))
+            own = json.loads(answer)
+            return watch.cost(own["cpu_s"], peak_of(process.pid), own["elapsed_s"])
+        finally:
+            process.stdin.close()
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process, of its children that live, and of those that it has waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    # utime, stime, cutime, cstime: fields 14 to 17 of the line, counted from the process's state at 3.
+    return sum(map(int, fields[11:15])) / _TICKS_S + sum(tree_cpu_s(int(child)) for child in children)
+
+
+def peak_of(pid: int) -> int:
+    """Largest resident memory that a process has had, in bytes; 0 if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "VmHWM: 0 kB")
+    return int(line.split()[1]) * 1024
+
+
+def _machine_s() -> float:
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / _TICKS_S
+
+
+def _tell(pipe: IO[str], line: str) -> None:
+    try:
+        pipe.write(line)
+        pipe.flush()
+    except BrokenPipeError:
+        # It has ended; why is in its log, which the caller reads next.
+        return
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return " / ".join(lines[-3:])[-500:]
