@@ -194,13 +194,15 @@ class _Migration:
         state = self.state
         decisions = state["decisions"]
         mode = decisions["verify"]
-        if mode == "none" or decisions["dry_run"] or state["cancelled"]:
+        if mode == "none" or decisions["dry_run"] or self.is_cancelled():
             return True
         self.show()
         survey = f"after{self.round}"
         if state["verification"] is None:
             state["verification"] = no_verification()
             yield from self.survey(survey)
+        if self.is_cancelled():
+            return True
         total = state["counts"]["uploaded"] + state["counts"]["skipped"]
         share = {"listing": 0.0, "all": 1.0}.get(mode, min(1.0, decisions["sample_items"] / max(1, total)))
         first = state["verified_pages"] + 1
@@ -218,17 +220,19 @@ class _Migration:
                 unfinished.append(request)
             elif self.verified(outcome) is not None:
                 unfinished.append({**request, "position": outcome["position"]})
-            return self.failure is None
+            return self.failure is None and not self.is_cancelled()
 
         yield from sliding_window(self.context, _VERIFY_PARALLEL, requests, schedule, settle)
         self.raise_failure()
         for request in unfinished:
             position = request["position"]
-            while position is not None:
+            while position is not None and not self.is_cancelled():
                 outcome = yield from step(
                     self.context, VERIFY_PAGE, {**request, "position": position}, decisions["retry"]
                 )
                 position = self.verified(outcome)
+        if self.is_cancelled():
+            return True
         state["verified_pages"] = last
         return last >= state["next_page"] - 1
 
@@ -244,8 +248,10 @@ class _Migration:
             "run": self.run, "round": self.round, "status": status, "error": error, "verification": self.report(),
             "ended_at": self.context.current_utc_datetime.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }  # fmt: skip
-        yield from step(self.context, WRITE_MANIFEST, manifest, _RETRY)
+        # Before the wait, not after it alone: what is shown together with a failure is not kept by every host.
         self.show(status=status, error=error)
+        totals = yield from step(self.context, WRITE_MANIFEST, manifest, _RETRY)
+        self.show(status=status, error=error, totals=totals)
         if error is not None:
             raise MigrationFailed(f"{error['code']}: {error['detail']}")
         return {"status": status, "counts": state["counts"], "verification": self.report()}
@@ -339,7 +345,9 @@ class _Migration:
         if sums is None:
             return None
         wrong = sum(sums[name] for name in ("missing", "size_mismatches", "hash_mismatches", "unreadable"))
-        return {**sums, "mode": self.state["decisions"]["verify"], "verdict": "failed" if wrong else "passed"}
+        is_whole = self.state["verified_pages"] >= self.state["next_page"] - 1
+        verdict = "failed" if wrong else "passed" if is_whole else "incomplete"
+        return {**sums, "mode": self.state["decisions"]["verify"], "verdict": verdict}
 
     def outcome(self, error: Abort | None) -> str:
         if error is not None:
@@ -349,12 +357,24 @@ class _Migration:
         left = self.state["counts"]["failed"] or self.state["waiting"]
         return "completed_with_failures" if left else "completed"
 
-    def show(self, running: Iterable[str] = (), *, status: str | None = None, error: Abort | None = None) -> None:
-        """Publish where the run stands, as custom status."""
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancelled by now, in the order of history."""
+        self.state["cancelled"] = self.state["cancelled"] or bool(self.cancel.is_completed)
+        return self.state["cancelled"]
+
+    def show(
+        self,
+        running: Iterable[str] = (),
+        *,
+        status: str | None = None,
+        error: Abort | None = None,
+        totals: dict[str, int] | None = None,
+    ) -> None:
+        """Publish where the run stands, as custom status; ``totals`` are those of the manifest, once it is written."""
         state = self.state
         self.context.set_custom_status({
             "phase": state["phase"], "status": status, "counts": state["counts"],
-            "planning_done": state["planning_done"], "error": error, "verification": self.report(),
+            "planning_done": state["planning_done"], "error": error, "verification": self.report(), "totals": totals,
             "waiting": sum(len(batches) for batches in state["waiting"].values()), "attempt": state["attempt"],
             "children": [page_instance_id(self.run, page, state["attempt"]) for page in running],
         })  # fmt: skip

@@ -32,7 +32,8 @@ def transfer_page(context: DurableOrchestrationContext) -> Steps:
 
     def settle(batch: int, envelope: Any) -> bool:
         going_on = _add(outcome, batch, envelope)
-        context.set_custom_status({"counts": outcome["counts"]})
+        done = envelope.get("ok") if isinstance(envelope, dict) else None
+        context.set_custom_status({"counts": outcome["counts"], "concurrency": done and done.get("concurrency")})
         return going_on
 
     yield from sliding_window(context, page["parallel"], page["batches"], schedule, settle)
@@ -44,10 +45,10 @@ def _add(outcome: TransferPageOutcome, batch: int, envelope: Any) -> bool:
     """Add one batch's result; whether to go on."""
     if isinstance(envelope, Exception):
         # A bug, or a worker that was lost three times: the run must not go on as if nothing were.
-        outcome["abort"] = {"code": "internal_error", "detail": str(envelope).strip()[:500]}
+        outcome["abort"] = outcome["abort"] or {"code": "internal_error", "detail": str(envelope).strip()[:500]}
         return False
     if "abort" in envelope:
-        outcome["abort"] = envelope["abort"]
+        outcome["abort"] = outcome["abort"] or envelope["abort"]
         return False
     done = envelope.get("ok")
     if done is None:

@@ -111,6 +111,9 @@ class LakeStore(Protocol):
 
     async def properties(self, path: str) -> LakeProperties | None: ...
 
+    def concurrency(self) -> tuple[int, str]:
+        """How many uploads this worker has in flight at most, and why so many."""
+
     def slot(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
         """Wait until an upload of this size may be in memory and in flight; open the content inside."""
 

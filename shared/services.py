@@ -84,6 +84,7 @@ class Services:
             self._lakes[credential] = OneLake(
                 settings.onelake_dfs_url,
                 self.tokens(credential, settings.onelake_scope),
+                blob_url=settings.onelake_blob_url,
                 ca_bundle=settings.ca_bundle,
                 in_flight=settings.upload_concurrency,
                 memory_bytes=settings.upload_memory_bytes,
@@ -118,6 +119,7 @@ class Services:
             job.target.path,
             owner=job.name,
             in_flight=limits.concurrency if isinstance(limits.concurrency, int) else None,
+            put_blob=limits.upload_sequence == "put_blob",
             bandwidth=limits.bandwidth,
         )
 

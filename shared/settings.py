@@ -19,13 +19,14 @@ class Settings:
         run_store_url: RUN_STORE_URL. Where plans, results, ledgers and manifests lie.
         run_store_connection: RUN_STORE_CONNECTION, or AzureWebJobsStorage.
         onelake_dfs_url: ONELAKE_DFS_URL. Scheme and host of OneLake's DFS endpoint.
+        onelake_blob_url: ONELAKE_BLOB_URL. The same for the Blob endpoint; by default made from the DFS endpoint's.
         onelake_scope: ONELAKE_SCOPE. Scope of its tokens.
         fabric_api_url: FABRIC_API_URL. Where names are resolved.
         fabric_scope: FABRIC_SCOPE. Scope of its tokens.
         ca_bundle: CA_BUNDLE. A PEM file to trust in place of the system's.
         folder_source_roots: FOLDER_SOURCE_ROOTS. Folders below which a folder source may lie, separated by ``;``.
         credentials: CREDENTIAL_<NAME>. One JSON object for each credential that a job may name.
-        upload_concurrency: UPLOAD_CONCURRENCY. Uploads in flight of one worker.
+        upload_concurrency: UPLOAD_CONCURRENCY. Most uploads in flight of one worker.
         upload_memory_bytes: UPLOAD_MEMORY. Bytes of blocks in memory of one worker.
         retry_attempts: RETRY_ATTEMPTS. Attempts for an item in all.
         retry_first_delay_s: RETRY_FIRST_DELAY_S. Wait before the second attempt; doubles from there.
@@ -36,13 +37,14 @@ class Settings:
     run_store_url: str
     run_store_connection: str = ""
     onelake_dfs_url: str = "https://onelake.dfs.fabric.microsoft.com"
+    onelake_blob_url: str = ""
     onelake_scope: str = "https://storage.azure.com/.default"
     fabric_api_url: str = "https://api.fabric.microsoft.com"
     fabric_scope: str = "https://api.fabric.microsoft.com/.default"
     ca_bundle: str | None = None
     folder_source_roots: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
-    upload_concurrency: int = 64
+    upload_concurrency: int = 256
     upload_memory_bytes: int = 256 * 1024 * 1024
     retry_attempts: int = 6
     retry_first_delay_s: float = 15.0
@@ -90,6 +92,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         run_store_url=store,
         run_store_connection=text("RUN_STORE_CONNECTION") or text("AzureWebJobsStorage"),
         onelake_dfs_url=text("ONELAKE_DFS_URL", Settings.onelake_dfs_url),
+        onelake_blob_url=text("ONELAKE_BLOB_URL"),
         onelake_scope=text("ONELAKE_SCOPE", Settings.onelake_scope),
         fabric_api_url=text("FABRIC_API_URL", Settings.fabric_api_url),
         fabric_scope=text("FABRIC_SCOPE", Settings.fabric_scope),
@@ -100,7 +103,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             for name, value in given.items()
             if name.startswith(_CREDENTIAL_PREFIX) and value.strip()
         },
-        upload_concurrency=int(number("UPLOAD_CONCURRENCY", 64, 1, 1024)),
+        upload_concurrency=int(number("UPLOAD_CONCURRENCY", 256, 1, 1024)),
         upload_memory_bytes=memory,
         retry_attempts=int(number("RETRY_ATTEMPTS", 6, 1, 20)),
         retry_first_delay_s=number("RETRY_FIRST_DELAY_S", 15, 0.1, 3600),

@@ -62,13 +62,20 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
     shown = shown if isinstance(shown, dict) else {}
     output = _decoded(found.output)
     counts: Counts = dict(no_counts(), **shown.get("counts", {}))  # type: ignore[assignment]
+    concurrency = None
     if found.runtime_status in ALIVE:
         for child in shown.get("children", []):
-            await _add_child(client, child, counts)
+            concurrency = await _add_child(client, child, counts) or concurrency
     status = _status(found.runtime_status, shown, output)
     base = given.get("base")
     if base:
         counts = _over(base, counts)
+    totals = shown.get("totals")
+    if totals is not None:
+        # The manifest has the last word: a run that was cut short leaves items that no step has counted.
+        counts["planned"] = sum(totals.values())
+        for name in ("uploaded", "skipped", "failed", "deleted"):
+            counts[name] = totals.get(name, 0)  # type: ignore[literal-required]
     ended_at = _moment(found.last_updated_time) if status in FINISHED else None
     return {
         "id": run,
@@ -81,6 +88,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
         "round": given["round"],
         "phase": shown.get("phase", "planning"),
         "progress": _progress(run, counts, shown, given["started_at"], found, status),
+        "concurrency": concurrency,
         "verification": shown.get("verification"),
         "error": _error(found.runtime_status, shown, output),
         "links": links(run, api_url),
@@ -94,12 +102,16 @@ def links(run: str, api_url: str) -> dict[str, str]:
     return {"self": base, **actions}
 
 
-async def _add_child(client: DurableOrchestrationClient, child: str, counts: Counts) -> None:
+async def _add_child(client: DurableOrchestrationClient, child: str, counts: Counts) -> dict[str, Any] | None:
+    """Add what a page in transfer has reached so far; the upload concurrency of the worker that reported last."""
     found = await client.get_status(child)
     if found is not None and found.runtime_status is not None:
         shown = _decoded(found.custom_status)
         if isinstance(shown, dict) and "counts" in shown:
             add_counts(counts, shown["counts"])
+            concurrency: dict[str, Any] | None = shown.get("concurrency")
+            return concurrency
+    return None
 
 
 def _status(runtime: OrchestrationRuntimeStatus, shown: dict[str, Any], output: Any) -> str:

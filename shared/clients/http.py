@@ -13,7 +13,14 @@ import aiohttp
 from yarl import URL
 
 from shared.clients.credentials import TokenSource
-from shared.errors import Authentication, ConnectionLost, MigrationError, Throttled, TransientError
+from shared.errors import (
+    Authentication,
+    ConnectionLost,
+    MigrationError,
+    ServiceUnavailable,
+    Throttled,
+    TransientError,
+)
 from shared.policy.backoff import transport_delay_s
 
 _T = TypeVar("_T")
@@ -78,6 +85,7 @@ class Transport:
     def __init__(self, tokens: TokenSource, classify: Classify, *, ca_bundle: str | None) -> None:
         self.tokens = tokens
         self.pacing = Pacing()
+        self.on_refused: Callable[[str], None] | None = None
         self._classify = classify
         self._ca_bundle = ca_bundle
         self._session: aiohttp.ClientSession | None = None
@@ -150,8 +158,10 @@ class Transport:
                 failure: TransientError = ConnectionLost(f"{_named(error)}", subject=subject)
             except TransientError as error:
                 failure = error
-            if isinstance(failure, Throttled) or failure.retry_after_s:
+            if isinstance(failure, Throttled | ServiceUnavailable):
                 self.pacing.pause(failure.retry_after_s or 0.0)
+                if self.on_refused is not None:
+                    self.on_refused(failure.detail)
             delay_s = transport_delay_s(attempt, failure.retry_after_s, random.random())  # noqa: S311 - spreads load
             if attempt >= MAX_ATTEMPTS or time.monotonic() - started_s + delay_s > BUDGET_S:
                 raise failure from None

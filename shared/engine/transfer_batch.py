@@ -81,7 +81,9 @@ class _Batch:
             stopped = await self._move_all(pending)
         if pending:
             await self._save()
+        level, reason = self.run.lake.concurrency()
         return {
+            "concurrency": {"level": level, "reason": reason},
             "abort": stopped.abort if stopped else None,
             "cancelled": stopped is not None and stopped.abort is None,
             "counts": self._counts(),

@@ -103,8 +103,9 @@ class Limits(Spec):
         "auto", description="uploads in flight of one worker"
     )
     bandwidth: BytesPerSecond | None = Field(None, ge=1024, description="cap of one worker, such as 50MiB/s")
-    upload_sequence: Literal["auto", "three_step"] = Field(
-        "auto", description="auto: append and flush in one call where the service takes it"
+    upload_sequence: Literal["auto", "three_step", "put_blob"] = Field(
+        "auto",
+        description="auto: append and flush in one call where the service takes it; put_blob: small files in one",
     )
 
 

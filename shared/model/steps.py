@@ -80,7 +80,15 @@ class TransferBatchRequest(TypedDict):
     final: bool
 
 
+class Concurrency(TypedDict):
+    """How many uploads a worker has in flight, and why."""
+
+    level: int
+    reason: str
+
+
 class TransferBatchOutcome(TypedDict):
+    concurrency: Concurrency
     abort: Abort | None
     cancelled: bool
     counts: Counts

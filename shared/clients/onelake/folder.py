@@ -6,6 +6,7 @@ SDK's three of 1 ms. Listing, properties, directories and deletes are Microsoft'
 
 import asyncio
 import hashlib
+import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +17,8 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import classify, unsupported_flush
-from shared.clients.onelake.service import API_VERSION, OneLake, block_bytes, encode_path
+from shared.clients.onelake.concurrency import AdaptiveLimit
+from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, block_bytes, encode_path
 from shared.errors import (
     Configuration,
     ConnectionLost,
@@ -46,6 +48,7 @@ class LakeFolder:
         root: ``Files/...`` or ``Tables/...``, without outer slashes.
         owner: The job; part of the names of what is staged.
         in_flight: Most uploads at once, or None for what the endpoint's uploads share.
+        put_blob: Write small files in one call through the Blob endpoint.
         bandwidth: Cap in bytes a second, or None.
     """
 
@@ -58,6 +61,7 @@ class LakeFolder:
         *,
         owner: str,
         in_flight: int | None = None,
+        put_blob: bool = False,
         bandwidth: int | None = None,
     ) -> None:
         self._lake = lake
@@ -66,7 +70,8 @@ class LakeFolder:
         self._root = root
         self._owner = owner
         self._bandwidth = bandwidth
-        self._uploads = asyncio.Semaphore(in_flight) if in_flight else lake.uploads
+        self._uploads = AdaptiveLimit(in_flight, fixed=True) if in_flight else lake.uploads
+        self._put_blob = put_blob
         self._base = f"{lake.dfs_url}/{workspace_id}/{item_id}/"
 
     # -- reaching it ---------------------------------------------------------------------------------------------
@@ -116,6 +121,10 @@ class LakeFolder:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
+    def concurrency(self) -> tuple[int, str]:
+        """The present level of uploads in flight, and the reason for its last change."""
+        return self._uploads.level, self._uploads.last_change.reason
+
     @asynccontextmanager
     async def slot(self, size_bytes: int) -> AsyncIterator[None]:
         """Wait for a place among the uploads in flight and for room in memory: a small file whole, else two blocks."""
@@ -143,6 +152,9 @@ class LakeFolder:
 
         Idempotent: the staging name is made of the path alone, so a repeat overwrites what a kill left behind.
         """
+        if self._put_blob and content.size_bytes <= SMALL_BLOCK_BYTES:
+            # One call is one commit: the old bytes or the new ones, without a rename.
+            return await self._upload(path, path, content, new=False, three_step=three_step)
         folder, slash, _ = path.rpartition("/")
         digest = hashlib.sha256(path.encode()).hexdigest()[:20]
         staging = f"{folder}{slash}{staging_prefix(self._owner)}{digest}"
@@ -164,6 +176,9 @@ class LakeFolder:
     async def _write_small(self, subject: str, path: str, data: bytes, *, new: bool, three_step: bool) -> Written:
         digest = await _md5(data)
         md5 = b64encode(digest).decode("ascii")
+        if self._put_blob:
+            put = await self._put_whole(subject, path, data, md5, new=new)
+            return Written(len(data), digest.hex(), _etag(put.headers.get("ETag")) or await self._etag(path))
         created = await self._create_path(subject, path, md5, new=new)
         etag = created.headers.get("ETag", "")
         if not data:
@@ -184,6 +199,21 @@ class LakeFolder:
         await self._append(subject, path, 0, data, md5, flush=False)
         answer = await self._flush(subject, path, len(data), md5, etag)
         return Written(len(data), digest.hex(), _etag(answer.headers.get("ETag")))
+
+    async def _put_whole(self, subject: str, path: str, data: bytes, md5: str, *, new: bool) -> Answer:
+        """Put Blob: the file is there whole or not at all."""
+        await self._lake.transport.pacing.spend(len(data), self._bandwidth)
+        return await self._lake.transport.send(
+            "PUT",
+            f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}",
+            headers={
+                "x-ms-version": API_VERSION, "x-ms-blob-type": "BlockBlob", "Content-MD5": md5,
+                "x-ms-blob-content-md5": md5, "Content-Type": "application/octet-stream",
+                **({"If-None-Match": "*"} if new else {}),
+            },
+            data=data,
+            subject=subject,
+        )  # fmt: skip
 
     async def _settle(self, path: str, data: bytes, digest: bytes, error: TransientError) -> Written:
         """An earlier try may have committed unseen, and a repeat at position 0 is then refused: look."""
@@ -241,7 +271,11 @@ class LakeFolder:
         async def once(attempt: int) -> Answer:
             nonlocal tries
             tries = attempt
-            return await self._lake.transport.send_once("PUT", url, headers, b"", subject, attempt)
+            began_s = time.perf_counter()
+            answer = await self._lake.transport.send_once("PUT", url, headers, b"", subject, attempt)
+            # A create has no body, so the time it takes is the service's, whatever the size of the file.
+            self._uploads.answered(time.perf_counter() - began_s)
+            return answer
 
         try:
             return await self._lake.transport.attempts(once, subject)

@@ -8,6 +8,7 @@ from urllib.parse import quote, urlsplit
 from shared.clients.credentials import SdkCredential, TokenSource
 from shared.clients.http import Transport
 from shared.clients.onelake.classify import classify
+from shared.clients.onelake.concurrency import AdaptiveLimit
 from shared.errors import Configuration
 
 if TYPE_CHECKING:
@@ -30,36 +31,32 @@ class OneLake:
 
     Args:
         dfs_url: ``https://onelake.dfs.fabric.microsoft.com`` or an emulator's.
+        blob_url: The same for the Blob endpoint; made from ``dfs_url`` if empty.
         tokens: For the storage audience.
         ca_bundle: A PEM file to trust, or None for the system's.
-        in_flight: Most uploads at once.
+        in_flight: Most uploads at once; below that the number finds its own level.
         memory_bytes: Most bytes of blocks in memory at once, whatever the number and size of files.
     """
 
     dfs_url: str
     tokens: TokenSource
+    blob_url: str = ""
     ca_bundle: str | None = None
-    in_flight: int = 64
+    in_flight: int = 256
     memory_bytes: int = 256 * MIB
     one_call_commit: bool = True
     """Whether the service takes append with flush in one call; learned once a process."""
     transport: Transport = field(init=False)
-    uploads: asyncio.Semaphore = field(init=False)
+    uploads: AdaptiveLimit = field(init=False)
     memory: "ByteBudget" = field(init=False)
     _sdk: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.dfs_url)
-        if parts.scheme not in ("https", "http") or not parts.netloc or parts.path not in ("", "/") or parts.query:
-            raise Configuration(
-                f"ONELAKE_DFS_URL is {self.dfs_url!r}; write scheme and host alone, such as "
-                "https://onelake.dfs.fabric.microsoft.com",
-                code="wrong_endpoint",
-                subject="ONELAKE_DFS_URL",
-            )
-        self.dfs_url = f"{parts.scheme}://{parts.netloc}"
+        self.dfs_url = _origin("ONELAKE_DFS_URL", self.dfs_url)
+        self.blob_url = _origin("ONELAKE_BLOB_URL", self.blob_url or self.dfs_url.replace(".dfs.", ".blob.", 1))
         self.transport = Transport(self.tokens, classify, ca_bundle=self.ca_bundle)
-        self.uploads = asyncio.Semaphore(self.in_flight)
+        self.uploads = AdaptiveLimit(self.in_flight)
+        self.transport.on_refused = self.uploads.refused
         self.memory = ByteBudget(self.memory_bytes)
 
     def sdk(self) -> "DataLakeServiceClient":
@@ -81,6 +78,17 @@ class OneLake:
         await self.transport.close()
         if self._sdk is not None:
             await self._sdk.close()
+
+
+def _origin(setting: str, url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.netloc or parts.path not in ("", "/") or parts.query:
+        raise Configuration(
+            f"{setting} is {url!r}; write scheme and host alone, such as https://onelake.dfs.fabric.microsoft.com",
+            code="wrong_endpoint",
+            subject=setting,
+        )
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class ByteBudget:

@@ -1,0 +1,147 @@
+"""How many uploads are in flight: a number that finds its own level."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+_log = logging.getLogger("migration.concurrency")
+
+START = 32
+FLOOR = 8
+_WINDOW_SAMPLES = 24
+_WINDOW_S = 0.2
+# Latency that a busy worker adds by itself, and that says nothing about the service.
+_SLACK_S = 0.004
+_STEADY = 1.25
+_QUEUEING = 2.0
+_CHANGES_KEPT = 20
+_COOL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the level, with its reason, for status and logs."""
+
+    level: int
+    reason: str
+
+
+class AdaptiveLimit:
+    """A semaphore whose size follows the service: shared by all activities of one worker.
+
+    While calls answer as fast as they do on an idle connection, more of them at once cost nothing, so the level rises:
+    by half until it has once met a limit, then in small steps. When answers take more than twice as long, they are
+    waiting in a queue somewhere, and the level falls a little. When the service says that it is too much (429, 503) it
+    falls by half, once a second at the most, since everything in flight is told at the same time.
+
+    The idea is that of TCP Vegas: a rising delay is the sign of a queue before anything is refused.
+
+    Args:
+        ceiling: Most at once.
+        fixed: Stay at the ceiling, whatever happens.
+        now_s: A monotonic clock.
+    """
+
+    def __init__(self, ceiling: int, *, fixed: bool = False, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._ceiling = ceiling
+        self._fixed = fixed
+        self._now_s = now_s
+        self._level = ceiling if fixed else min(START, ceiling)
+        self._in_flight = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._samples: list[float] = []
+        self._window_began_s = now_s()
+        self._was_full = False
+        self._idle_latency_s: float | None = None
+        self._met_a_limit = False
+        self._cool_until_s = 0.0
+        self._logged_level = self._level
+        self.changes: deque[Change] = deque([Change(self._level, "start")], maxlen=_CHANGES_KEPT)
+
+    @property
+    def level(self) -> int:
+        """How many may be in flight now."""
+        return self._level
+
+    @property
+    def last_change(self) -> Change:
+        return self.changes[-1]
+
+    async def __aenter__(self) -> None:
+        if self._in_flight < self._level and not self._waiting:
+            self._in_flight += 1
+            return
+        self._was_full = True
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                # The place was given in the same moment; it goes to the next one.
+                self._leave()
+            else:
+                with suppress(ValueError):
+                    self._waiting.remove(place)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._in_flight < self._level:
+            place = self._waiting.popleft()
+            if not place.done():
+                self._in_flight += 1
+                place.set_result(None)
+
+    def answered(self, latency_s: float) -> None:
+        """Tell how long a call without a body took, from sending to its answer."""
+        if self._fixed:
+            return
+        self._samples.append(latency_s)
+        now_s = self._now_s()
+        if len(self._samples) < _WINDOW_SAMPLES or now_s - self._window_began_s < _WINDOW_S:
+            return
+        samples, was_full = sorted(self._samples), self._was_full
+        self._samples, self._window_began_s, self._was_full = [], now_s, False
+        typical_s = samples[len(samples) // 2]
+        # The idle latency may grow, slowly: another route, or a service that has become slower for good.
+        known_s = self._idle_latency_s
+        idle_s = self._idle_latency_s = typical_s if known_s is None else min(known_s * 1.005, typical_s)
+        shown = f"{typical_s * 1000:.0f} ms an answer, {idle_s * 1000:.0f} ms when idle"
+        if typical_s > idle_s * _QUEUEING + _SLACK_S:
+            self._met_a_limit = True
+            self._set(max(FLOOR, int(self._level * 0.85)), f"answers queue: {shown}")
+        elif typical_s <= idle_s * _STEADY + _SLACK_S and was_full and now_s >= self._cool_until_s:
+            step = max(2, self._level // 10) if self._met_a_limit else max(2, self._level // 2)
+            self._set(self._level + step, f"answers are steady: {shown}")
+
+    def refused(self, reason: str) -> None:
+        """Tell that the service asked to slow down."""
+        now_s = self._now_s()
+        if self._fixed or now_s < self._cool_until_s:
+            return
+        self._cool_until_s = now_s + _COOL_S
+        self._met_a_limit = True
+        self._set(max(FLOOR, self._level // 2), reason)
+
+    def _set(self, level: int, reason: str) -> None:
+        level = max(1, min(level, self._ceiling))
+        if level == self._level:
+            return
+        self._level = level
+        # The level moves a little all the time; the log has the moves that matter.
+        if not 2 / 3 < level / self._logged_level < 3 / 2:
+            _log.info("upload concurrency %d -> %d: %s", self._logged_level, level, reason)
+            self._logged_level = level
+        self.changes.append(Change(level, reason))
+        self._admit()
