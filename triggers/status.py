@@ -75,7 +75,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
         # The manifest has the last word: a run that was cut short leaves items that no step has counted.
         counts["planned"] = sum(totals.values())
         for name in ("uploaded", "skipped", "failed", "deleted"):
-            counts[name] = totals.get(name, 0)  # type: ignore[literal-required]
+            counts[name] = totals.get(name, 0)
     ended_at = _moment(found.last_updated_time) if status in FINISHED else None
     return {
         "id": run,
