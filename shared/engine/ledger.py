@@ -8,7 +8,8 @@ from shared.ports import RunStore
 
 _REMEMBERED = {"uploaded", "skipped"}
 # Codes that verification gives; see shared/engine/verify_page.py.
-_DOUBTED = {"missing_in_lake", "size_mismatch", "integrity_mismatch", "not_verified"}
+_DAMAGED = {"missing_in_lake", "size_mismatch", "integrity_mismatch"}
+_DOUBTED = {"not_verified"}
 
 
 def _index_key(job: str) -> str:
@@ -56,6 +57,19 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
                     "size_bytes": record["size_bytes"],
                     "source_version": record["source_version"],
                     "hash": record["hash"],
+                    "etag": record.get("etag") or "",
+                    "moved_at": record["finished_at"],
+                },
+            )
+        elif record["error_code"] in _DAMAGED:
+            # No hash and no version: to be moved anew, whatever the lake says of it. The ETag still guards a delete.
+            yield (
+                record["path"],
+                {
+                    "path": record["path"],
+                    "size_bytes": record["size_bytes"],
+                    "source_version": "",
+                    "hash": "",
                     "etag": record.get("etag") or "",
                     "moved_at": record["finished_at"],
                 },

@@ -90,6 +90,8 @@ async def verify_page(
         if record["path"] in overruled:
             counts["failed"] += 1
             counts[record["status"]] -= 1  # type: ignore[literal-required]
+            # Only what a transfer settled was counted in bytes; see transfer_batch.
+            counts["bytes_done"] -= record["size_bytes"] if record["attempts"] else 0
     return result, counts, position if position < len(chosen) else None
 
 

@@ -9,7 +9,7 @@ Action = Literal["create", "replace", "compare", "skip", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What this job knows that it has put into the lake."""
+    """What this job knows that it has put into the lake; without a ``hash``, what was found damaged there."""
 
     size_bytes: int
     source_version: str
@@ -61,6 +61,9 @@ def decide(
     if lake is None:
         return "create"
     if existing == "overwrite":
+        return "replace"
+    if ledger is not None and not ledger.hash and existing != "fail":
+        # The service may still show the hash of what was written, so comparing would not find the damage.
         return "replace"
     untouched = ledger is not None and lake.size_bytes == ledger.size_bytes and lake.etag == ledger.etag
     if known and untouched:

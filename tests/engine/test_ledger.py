@@ -75,18 +75,21 @@ async def test_what_is_remembered() -> None:
         record("h"),
     )  # fmt: skip
     await commit_ledger(second, "job")
-    # What merely failed keeps its memory; what verification doubts, and what was deleted, is forgotten.
+    # What merely failed keeps its memory; what was deleted is forgotten; what is damaged in the lake has no hash.
     assert await rows(store) == {
-        "b": "hash of b", "e": "new", "f": "hash of f", "h": "hash of h",
+        "b": "hash of b", "d": "", "e": "new", "f": "hash of f", "h": "hash of h",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("code", ["missing_in_lake", "size_mismatch", "integrity_mismatch", "not_verified"])
-async def test_what_verification_doubts_is_forgotten(code: str) -> None:
+@pytest.mark.parametrize(("code", "left"), [
+    ("missing_in_lake", {"a": ""}), ("size_mismatch", {"a": ""}), ("integrity_mismatch", {"a": ""}),
+    ("not_verified", {}),
+])  # fmt: skip
+async def test_what_verification_found_damaged_is_remembered_as_such(code: str, left: dict[str, str]) -> None:
     store = memory_store()
     await commit_ledger(await moved(store, "run-1", record("a")), "job")
     await commit_ledger(await moved(store, "run-2", record("a", "failed", error_code=code)), "job")
-    assert await rows(store) == {}
+    assert await rows(store) == left
 
 
 async def test_a_repeat_changes_nothing_and_leaves_nothing_behind() -> None:
