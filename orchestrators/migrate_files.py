@@ -9,8 +9,9 @@
 6. ``commit_ledger`` remembers what was moved; ``write_manifest`` writes down what became of every item. Both happen
    however the run ended.
 
-The history of one generation stays under 1,000 tasks: past ``PAGES_PER_GENERATION`` pages the orchestration continues
-as new, with its state as input. Cancelling is an external event here and a marker in the run store that batches see.
+The history of one generation stays under 1,000 tasks: once ``PAGES_PER_GENERATION`` pages were planned and moved, tried
+again or verified in it, the orchestration continues as new, with its state as input. Cancelling is an external event
+here and a marker in the run store that batches see.
 """
 
 from collections import deque
@@ -29,6 +30,8 @@ from shared.model.steps import (
     State,
     TransferPageRequest,
     VerificationReport,
+    VerifyPageOutcome,
+    VerifyPageRequest,
     add_counts,
     no_counts,
     no_verification,
@@ -92,11 +95,17 @@ class _Migration:
             "phase": "planning",
             "decisions": {"survey": False, "dry_run": False, "verify": "none", "sample_items": 0,
                           "parallel_batches": 1, "retry": _RETRY},
-            "cursor": None, "planning_done": False, "next_page": 1, "counts": no_counts(), "waiting": {},
-            "attempt": 1, "retry_after_s": None, "verified_pages": 0, "verification": None, "cancelled": False,
+            "cursor": None, "planning_done": False, "next_page": 1, "counts": no_counts(), "waiting": {}, "due": {},
+            "attempt": 1, "retry_after_s": None, "verified_pages": 0, "unverified": [], "verification": None,
+            "cancelled": False,
         }  # fmt: skip
         self.cancel = context.wait_for_external_event(CANCEL_EVENT)
         self.failure: Abort | None = None
+        self.pages_here = 0
+
+    def room(self) -> int:
+        """How many pages this generation's history still takes."""
+        return PAGES_PER_GENERATION - self.pages_here
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
@@ -125,16 +134,15 @@ class _Migration:
         ready: deque[tuple[str, int]] = deque()
         running: dict[TaskBase, str] = {}
         planning: TaskBase | None = None
-        planned_here = 0
         while True:
             stopped = state["cancelled"] or self.failure is not None
             while ready and len(running) < _PAGES_IN_FLIGHT and not stopped:
                 page, batches = ready.popleft()
                 running[self.transfer_page(page, range(batches), attempt=1)] = page
-            full = planned_here >= PAGES_PER_GENERATION or len(ready) >= _PAGES_AHEAD
+            full = self.room() <= 0 or len(ready) >= _PAGES_AHEAD
             if planning is None and not state["planning_done"] and not full and not stopped:
                 planning = activity(self.context, PLAN_PAGE, self.plan_request())
-                planned_here += 1
+                self.pages_here += 1
             waiting = [*running, *([planning] if planning else [])]
             if not waiting:
                 break
@@ -152,21 +160,26 @@ class _Migration:
         if not state["planning_done"] and not state["cancelled"]:
             return False
         state["phase"] = "retrying"
-        return planned_here < PAGES_PER_GENERATION
+        return True
 
     def retry(self) -> Steps:
         """Try items with transient failures again, with growing pauses."""
         state = self.state
         policy = state["decisions"]["retry"]
         while state["phase"] == "retrying":
-            if not state["waiting"] or state["cancelled"] or state["attempt"] >= policy["attempts"]:
+            again = state["waiting"] and state["attempt"] < policy["attempts"]
+            if again and not state["due"] and not self.is_cancelled():
+                self.show()
+                state["attempt"] += 1
+                if not (yield from self.wait(state["retry_after_s"])):
+                    state["due"], state["waiting"], state["retry_after_s"] = state["waiting"], {}, None
+            if self.is_cancelled() or not state["due"]:
                 state["phase"] = "verifying"
                 return True
-            self.show()
-            state["attempt"] += 1
-            if (yield from self.wait(state["retry_after_s"])):
-                continue
-            pages, state["waiting"], state["retry_after_s"] = state["waiting"], {}, None
+            if self.room() <= 0:
+                return False
+            pages = {page: state["due"].pop(page) for page in sorted(state["due"])[: self.room()]}
+            self.pages_here += len(pages)
             attempt = state["attempt"]
             running: list[str] = []
 
@@ -185,8 +198,6 @@ class _Migration:
 
             yield from sliding_window(self.context, _PAGES_IN_FLIGHT, sorted(pages), schedule, settle)
             self.raise_failure()
-            if len(pages) > PAGES_PER_GENERATION:
-                return False
         return True
 
     def verify(self) -> Steps:
@@ -205,45 +216,63 @@ class _Migration:
             return True
         total = state["counts"]["uploaded"] + state["counts"]["skipped"]
         share = {"listing": 0.0, "all": 1.0}.get(mode, min(1.0, decisions["sample_items"] / max(1, total)))
-        first = state["verified_pages"] + 1
-        last = min(state["next_page"] - 1, state["verified_pages"] + PAGES_PER_GENERATION)
-        requests = ({"run": self.run, "round": self.round, "page": page_name(number, self.round), "survey": survey,
-                     "position": 0, "sample_share": share} for number in range(first, last + 1))  # fmt: skip
-        unfinished: list[dict[str, Any]] = []
+        while state["unverified"] or state["verified_pages"] < state["next_page"] - 1:
+            room = self.room()
+            if room <= 0:
+                return False
+            places = [(number, position) for number, position in state["unverified"][:room]]
+            first = state["verified_pages"] + 1
+            last = min(state["next_page"] - 1, state["verified_pages"] + room - len(places))
+            state["unverified"] = state["unverified"][room:]
+            yield from self.verify_places([*places, *((number, 0) for number in range(first, last + 1))], survey, share)
+            if self.is_cancelled():
+                return True
+            state["verified_pages"] = last
+        return True
 
-        def schedule(request: dict[str, Any]) -> TaskBase:
-            return activity(self.context, VERIFY_PAGE, request)
+    def verify_places(self, places: list[tuple[int, int]], survey: str, share: float) -> Steps:
+        """Verify one step from each of these places on: a page's number and a position in it."""
+        self.pages_here += len(places)
+        failed: list[tuple[int, int]] = []
 
-        def settle(request: dict[str, Any], envelope: Any) -> bool:
+        def request(place: tuple[int, int]) -> VerifyPageRequest:
+            number, position = place
+            return {"run": self.run, "round": self.round, "page": page_name(number, self.round), "survey": survey,
+                    "position": position, "sample_share": share}  # fmt: skip
+
+        def schedule(place: tuple[int, int]) -> TaskBase:
+            return activity(self.context, VERIFY_PAGE, request(place))
+
+        def settle(place: tuple[int, int], envelope: Any) -> bool:
             outcome = self.taken(envelope)
             if outcome is None:
-                unfinished.append(request)
-            elif self.verified(outcome) is not None:
-                unfinished.append({**request, "position": outcome["position"]})
+                failed.append(place)
+            else:
+                self.verified(place, outcome)
             return self.failure is None and not self.is_cancelled()
 
-        yield from sliding_window(self.context, _VERIFY_PARALLEL, requests, schedule, settle)
+        yield from sliding_window(self.context, _VERIFY_PARALLEL, places, schedule, settle)
         self.raise_failure()
-        for request in unfinished:
-            position = request["position"]
-            while position is not None and not self.is_cancelled():
-                outcome = yield from step(
-                    self.context, VERIFY_PAGE, {**request, "position": position}, decisions["retry"]
-                )
-                position = self.verified(outcome)
-        if self.is_cancelled():
-            return True
-        state["verified_pages"] = last
-        return last >= state["next_page"] - 1
+        for place in failed:
+            if self.is_cancelled():
+                return
+            self.pages_here += 1
+            retry = self.state["decisions"]["retry"]
+            self.verified(place, (yield from step(self.context, VERIFY_PAGE, request(place), retry)))
 
     def finish(self, error: Abort | None) -> Steps:
         """Ledger, manifest, and the orchestration's result."""
         state = self.state
         state["phase"] = "finishing"
         self.show()
-        status = self.outcome(error)
         if not state["decisions"]["dry_run"]:
-            yield from step(self.context, COMMIT_LEDGER, {"run": self.run, "round": self.round}, _RETRY)
+            try:
+                yield from step(self.context, COMMIT_LEDGER, {"run": self.run, "round": self.round}, _RETRY)
+            except Aborted as aborted:
+                error = error or aborted.abort
+            except Exception as bug:  # noqa: BLE001 - the manifest must still say what was moved
+                error = error or _bug(bug)
+        status = self.outcome(error)
         manifest = {
             "run": self.run, "round": self.round, "status": status, "error": error, "verification": self.report(),
             "ended_at": self.context.current_utc_datetime.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -271,7 +300,16 @@ class _Migration:
             return []
         if outcome is None:
             self.state["next_page"] -= 1
-            outcome = yield from step(self.context, PLAN_PAGE, self.plan_request(), self.state["decisions"]["retry"])
+            retry = self.state["decisions"]["retry"]
+            try:
+                outcome = yield from step(self.context, PLAN_PAGE, self.plan_request(), retry)
+            except Aborted as aborted:
+                # Not out of here: pages are being moved, and what they did belongs into ledger and manifest.
+                self.fail(aborted.abort)
+                return []
+            except Exception as bug:  # noqa: BLE001 - an activity's failure, whatever its type was over there
+                self.fail(_bug(bug))
+                return []
         self.state["phase"] = "transferring"
         add_counts(self.state["counts"], outcome["counts"])
         self.state["cursor"] = outcome["cursor"]
@@ -305,15 +343,15 @@ class _Migration:
         counts = outcome["counts"]
         return bool(outcome["retry"]) and not any(counts[name] for name in ("uploaded", "skipped", "failed", "deleted"))
 
-    def verified(self, outcome: Any) -> int | None:
-        """Take in what a verification found; the position to go on from."""
+    def verified(self, place: tuple[int, int], outcome: VerifyPageOutcome) -> None:
+        """Take in what a step of verification found, and from where it has to go on."""
         total = self.state["verification"]
         assert total is not None
         for name in no_verification():
             total[name] += outcome["result"][name]  # type: ignore[literal-required]
         add_counts(self.state["counts"], outcome["counts"])
-        position: int | None = outcome["position"]
-        return position
+        if outcome["position"] is not None:
+            self.state["unverified"].append((place[0], outcome["position"]))
 
     def taken(self, envelope: Any) -> Any:
         """An activity's outcome, or None; what must stop the run is kept until everything that runs has ended."""
@@ -345,7 +383,7 @@ class _Migration:
         if sums is None:
             return None
         wrong = sum(sums[name] for name in ("missing", "size_mismatches", "hash_mismatches", "unreadable"))
-        is_whole = self.state["verified_pages"] >= self.state["next_page"] - 1
+        is_whole = self.state["verified_pages"] >= self.state["next_page"] - 1 and not self.state["unverified"]
         verdict = "failed" if wrong else "passed" if is_whole else "incomplete"
         return {**sums, "mode": self.state["decisions"]["verify"], "verdict": verdict}
 
@@ -354,7 +392,7 @@ class _Migration:
             return "failed"
         if self.state["cancelled"]:
             return "cancelled"
-        left = self.state["counts"]["failed"] or self.state["waiting"]
+        left = self.state["counts"]["failed"] or self.state["waiting"] or self.state["due"]
         return "completed_with_failures" if left else "completed"
 
     def is_cancelled(self) -> bool:

@@ -208,9 +208,13 @@ class State(TypedDict):
     counts: Counts
     waiting: dict[str, list[int]]
     """Pages with the batches that hold items to be tried again."""
+    due: dict[str, list[int]]
+    """Those of the present attempt that it has not come to yet."""
     attempt: int
     retry_after_s: float | None
     verified_pages: int
+    unverified: list[tuple[int, int]]
+    """Pages up to ``verified_pages`` whose verification goes on, and the positions from which."""
     verification: Verification | None
     cancelled: bool
 
