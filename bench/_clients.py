@@ -8,6 +8,7 @@ listing are done before ``ready``, so that only the upload is timed. It ends whe
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import select
 import socket
 import sys
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -42,7 +44,8 @@ class Plan:
         environment: The app's settings.
         in_flight: Requests at once, for ``raw``.
         processes: Processes, for ``raw``.
-        block_bytes: Largest append, for ``raw``; 0 sends every file in one.
+        block_bytes: Largest append, for ``raw``, each with its MD5, as ours sends them; 0 sends every file in one
+            append without.
     """
 
     source: str
@@ -193,11 +196,17 @@ class _Wire:
 def _requests(plan: Plan, files: list[tuple[str, int]], host: str) -> Iterator[list[_Piece]]:
     """Every request of each file, ready to be sent."""
 
-    def head(method: str, path: str, query: str, length: int) -> bytes:
+    def head(method: str, path: str, query: str, length: int, more: str = "") -> bytes:
         return (
             f"{method} /{plan.workspace_id}/{plan.item_id}/{plan.target}/{path}?{query} HTTP/1.1\r\nHost: {host}\r\n"
-            f"Authorization: Bearer {plan.token}\r\n{_VERSION}\r\nContent-Length: {length}\r\n\r\n"
+            f"Authorization: Bearer {plan.token}\r\n{_VERSION}\r\n{more}Content-Length: {length}\r\n\r\n"
         ).encode()
+
+    def md5(descriptor: int, at: int, count: int) -> str:
+        if not plan.block_bytes:
+            return ""
+        digest = hashlib.md5(os.pread(descriptor, count, at), usedforsecurity=False).digest()
+        return f"Content-MD5: {b64encode(digest).decode()}\r\n"
 
     for path, size_bytes in files:
         source = Path(plan.source, path)
@@ -209,7 +218,10 @@ def _requests(plan: Plan, files: list[tuple[str, int]], host: str) -> Iterator[l
         descriptor = os.open(source, os.O_RDONLY)
         block = plan.block_bytes or size_bytes
         blocks: list[_Piece] = [
-            (head("PATCH", path, f"action=append&position={at}", count), (descriptor, at, count))
+            (
+                head("PATCH", path, f"action=append&position={at}", count, md5(descriptor, at, count)),
+                (descriptor, at, count),
+            )
             for at in range(0, size_bytes, block)
             for count in (min(block, size_bytes - at),)
         ]

@@ -14,6 +14,9 @@ from typing import IO
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 _LOOK_EVERY_S = 0.01
+_QUIET_FOR_S = 1.0
+QUIET_CORES = 0.3
+"""What other programs may take of the machine without disturbing a measurement much."""
 
 
 class ContenderFailed(Exception):
@@ -127,6 +130,16 @@ def run_client(name: str, plan: str, log: Path, emulators_pid: int) -> Cost:
             return watch.cost(own["cpu_s"], peak_of(process.pid), own["elapsed_s"])
         finally:
             process.stdin.close()
+
+
+def wait_for_quiet(most_s: float) -> None:
+    """Wait until the machine does little else, ``most_s`` at most."""
+    deadline_s = time.monotonic() + most_s
+    while time.monotonic() < deadline_s:
+        before_s = _machine_s()
+        time.sleep(_QUIET_FOR_S)
+        if _machine_s() - before_s < QUIET_CORES * _QUIET_FOR_S:
+            return
 
 
 def tree_cpu_s(pid: int) -> float:
