@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from azure.core.credentials import AccessToken
-from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
+from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
 
-from shared.errors import Authentication, Configuration, ConnectionLost
+from shared.errors import Authentication, Configuration, ConnectionLost, ServiceUnavailable
 
 STORAGE_SCOPE = "https://storage.azure.com/.default"
 FABRIC_SCOPE = "https://api.fabric.microsoft.com/.default"
@@ -93,6 +93,7 @@ class TokenSource:
         self._scope = scope
         self._now_s = now_s
         self._credential: _Credential | None = None
+        self._retired: list[_Credential] = []
         self._token: AccessToken | None = None
         self._renew_at_s = 0.0
         self._refresh: asyncio.Task[AccessToken] | None = None
@@ -106,7 +107,7 @@ class TokenSource:
 
         Raises:
             Authentication: the identity provider refuses; the sentence names what to check.
-            ConnectionLost: the identity provider does not answer.
+            ConnectionLost, ServiceUnavailable: the identity provider does not answer, or has trouble of its own.
         """
         token, now_s = self._token, self._now_s()
         if token is not None and now_s < self._renew_at_s:
@@ -122,6 +123,8 @@ class TokenSource:
         if self._token is token:
             self._token = None
             # azure-identity would hand the same token out of its cache again.
+            if self._credential is not None:
+                self._retired.append(self._credential)
             self._credential = None
 
     async def close(self) -> None:
@@ -130,6 +133,11 @@ class TokenSource:
             self._refresh.cancel()
         if credential is not None:
             await credential.close()
+        await self._close_retired()
+
+    async def _close_retired(self) -> None:
+        while self._retired:
+            await self._retired.pop().close()
 
     def _start_refresh(self) -> "asyncio.Task[AccessToken]":
         if self._refresh is None or self._refresh.done():
@@ -138,18 +146,23 @@ class TokenSource:
         return self._refresh
 
     async def _fetch(self) -> AccessToken:
+        # No other refresh runs, so nobody uses them any more.
+        await self._close_retired()
         if self._credential is None:
             self._credential = self._build()
         credential = self._credential
         try:
             token = await credential.get_token(self._scope)
         except ClientAuthenticationError as error:
+            status = getattr(error.response, "status_code", None)
+            if status is not None and (status == 429 or status >= 500):
+                raise ServiceUnavailable(f"the identity provider answers {status}") from None
             raise Authentication(
                 f"the identity provider gives no token for {self._scope}: {_first_line(error)}. "
                 "Check the credential's tenant, client and secret, and that the identity is allowed this resource.",
                 code="token_refused",
             ) from None
-        except (ServiceRequestError, OSError, TimeoutError) as error:
+        except (ServiceRequestError, ServiceResponseError, OSError, TimeoutError) as error:
             raise ConnectionLost(f"the identity provider does not answer: {type(error).__name__}") from None
         now_s = self._now_s()
         life_s = max(0.0, token.expires_on - now_s)

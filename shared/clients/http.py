@@ -57,9 +57,13 @@ class Pacing:
         """Nobody sends anything for so long: the service has spoken to one for all."""
         self._not_before_s = max(self._not_before_s, time.monotonic() + seconds)
 
+    def left_s(self) -> float:
+        """Seconds until requests may be sent; 0 or less if they may be."""
+        return self._not_before_s - time.monotonic()
+
     async def turn(self) -> None:
         """Wait until requests may be sent."""
-        while (wait_s := self._not_before_s - time.monotonic()) > 0:
+        while (wait_s := self.left_s()) > 0:
             await self._sleep(wait_s)
 
     async def spend(self, size_bytes: int, bytes_per_s: int | None) -> None:
@@ -142,6 +146,10 @@ class Transport:
         attempt = 0
         while True:
             attempt += 1
+            left_s = self.pacing.left_s()
+            if time.monotonic() - started_s + left_s > BUDGET_S:
+                # A pause for durable timers: an activity that slept through it would run into its timeout.
+                raise Throttled("the service asked for a long pause", subject=subject, retry_after_s=left_s)
             await self.pacing.turn()
             token = await self.tokens.get()
             try:
@@ -215,6 +223,9 @@ class Transport:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
                 auto_decompress=False,
             )
+            # It would send a PUT once more by itself where a kept connection broke, and a create whose first try took
+            # effect would then look like a conflict with somebody else's file.
+            self._session._retry_connection = False
         return self._session
 
 

@@ -284,7 +284,7 @@ class LakeFolder:
             if error.code == "target_exists" and tries > 1:
                 found = await self.properties(path)
                 if found and not found.is_directory and found.size_bytes == 0:
-                    return Answer(201, {"ETag": found.etag}, b"", tries)
+                    return Answer(201, {"ETag": f'"{found.etag}"'}, b"", tries)
             raise
 
     async def _append(self, subject: str, path: str, position: int, data: bytes, md5: str, *, flush: bool) -> Answer:

@@ -1,0 +1,500 @@
+"""The contract of a lake folder, held by the client against the emulated service over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from shared.clients import http
+from shared.clients.onelake import OneLake
+from shared.clients.onelake.service import SMALL_BLOCK_BYTES, block_bytes
+from shared.engine.survey import survey_target
+from shared.errors import (
+    Authentication,
+    CapacityPaused,
+    Configuration,
+    ConnectionLost,
+    DestinationMissing,
+    ItemError,
+    NotFound,
+    SourceChanged,
+    TargetConflict,
+    Throttled,
+)
+from shared.policy.paths import staging_prefix
+from tests.support.emulated import Content, Lake, MakeOneLake, MakeTokens
+from tests.support.runs import make_run
+
+MIB = 1024 * 1024
+NAMES = [
+    "%41", "a%2Fb", "a b", "a+b", "\u00e9", "e\u0301", "\U0001f600", "#1?x=2&y", "a'b\"c", "~tilde", "a;b,c", "=x",
+    "100%", "x" * 200, "d/%20/\u00fc",
+]  # fmt: skip
+
+
+async def read(lake: Lake, path: str) -> bytes:
+    return b"".join([block async for block in lake.folder.read(path)])
+
+
+@pytest.mark.parametrize("three_step", [False, True])
+@pytest.mark.parametrize("how", ["create", "replace"])
+@pytest.mark.parametrize("size", [0, 1, SMALL_BLOCK_BYTES - 1, SMALL_BLOCK_BYTES, SMALL_BLOCK_BYTES + 1])
+async def test_bytes_arrive(lake: Lake, how: str, size: int, three_step: bool) -> None:
+    data = os.urandom(size)
+    written = await getattr(lake.folder, how)("d/file", Content(data), three_step=three_step)
+    found = await lake.folder.properties("d/file")
+    assert found is not None
+    assert (written.size_bytes, written.md5) == (size, hashlib.md5(data).hexdigest())
+    assert (found.size_bytes, found.is_directory, found.etag) == (size, False, written.etag)
+    assert found.md5 == written.md5, "the service keeps the hash of the whole file"
+    assert [(one.path, one.size_bytes, one.etag) for one in (await lake.folder.list_page(None)).files] == [
+        ("d/file", size, written.etag)
+    ]
+    assert not written.etag.startswith('"')
+    assert await read(lake, "d/file") == data
+    assert lake.on_disk() == {"d/file": data}
+
+
+async def test_a_large_file_is_streamed(lake: Lake) -> None:
+    data = os.urandom(80 * MIB)
+    content = Content(data)
+    written = await lake.folder.create("large", content, three_step=False)
+    assert written.md5 == hashlib.md5(data).hexdigest()
+    assert lake.on_disk()["large"] == data
+    assert content.longest_read == SMALL_BLOCK_BYTES
+    assert len(lake.effects("append")) == 10
+    digest = hashlib.md5()
+    async for block in lake.folder.read("large"):
+        digest.update(block)
+    assert digest.hexdigest() == written.md5
+
+
+@pytest.mark.parametrize("size", [1, MIB, SMALL_BLOCK_BYTES, SMALL_BLOCK_BYTES + 1, 300 * MIB, 10**13, 190 * 2**40])
+def test_blocks_are_few_enough_and_whole_meters(size: int) -> None:
+    block = block_bytes(size)
+    assert -(-size // block) <= 50_000
+    assert block % (4 * MIB) == 0
+
+
+async def test_replacing_never_shows_a_part(lake: Lake) -> None:
+    await lake.folder.create("f", Content(b"old"), three_step=False)
+    seen: list[bytes] = []
+
+    async def look() -> None:
+        seen.append(lake.on_disk()["f"])
+
+    data = os.urandom(3 * SMALL_BLOCK_BYTES)
+    await lake.folder.replace("f", Content(data, before_block=look), three_step=False)
+    assert seen == [b"old"] * len(seen)
+    assert len(seen) >= 2
+    assert lake.on_disk() == {"f": data}
+
+
+@pytest.mark.parametrize("size", [0, 5, SMALL_BLOCK_BYTES + 1])
+async def test_a_file_that_is_there_is_not_written_over_by_create(lake: Lake, size: int) -> None:
+    await lake.folder.create("f", Content(b"first"), three_step=False)
+    with pytest.raises(TargetConflict) as caught:
+        await lake.folder.create("f", Content(os.urandom(size)), three_step=False)
+    assert caught.value.code == "target_exists"
+    assert lake.on_disk() == {"f": b"first"}
+
+
+async def test_folders_and_files_that_want_the_same_name(lake: Lake) -> None:
+    await lake.folder.create("a/b", Content(b"1"), three_step=False)
+    for path in ("a", "a/b/c"):
+        for write in (lake.folder.create, lake.folder.replace):
+            with pytest.raises(TargetConflict):
+                await write(path, Content(b"2"), three_step=False)
+    assert lake.on_disk() == {"a/b": b"1"} or set(lake.on_disk()) == {"a/b"} | {
+        path for path in lake.on_disk() if ".olm-staging-" in path
+    }
+    found = await lake.folder.properties("a")
+    assert found is not None
+    assert found.is_directory
+
+
+async def test_any_name_is_the_same_name_everywhere(lake: Lake) -> None:
+    for number, name in enumerate(NAMES):
+        await lake.folder.create(name, Content(b"1"), three_step=bool(number % 2))
+    assert set(lake.on_disk()) == set(NAMES), "normalisation forms stay apart"
+    listed = {one.path: one for one in (await lake.folder.list_page(None)).files}
+    assert set(listed) == set(NAMES)
+    for name in NAMES:
+        replaced = await lake.folder.replace(name, Content(b"22"), three_step=False)
+        assert await read(lake, name) == b"22"
+        found = await lake.folder.properties(name)
+        assert found is not None
+        assert found.etag == replaced.etag
+        assert await lake.folder.delete(name, etag=replaced.etag)
+    assert lake.on_disk() == {}
+
+
+async def test_deleting(lake: Lake) -> None:
+    first = await lake.folder.create("f", Content(b"1"), three_step=False)
+    second = await lake.folder.replace("f", Content(b"2"), three_step=False)
+    assert first.etag != second.etag
+    with pytest.raises(TargetConflict) as caught:
+        await lake.folder.delete("f", etag=first.etag)
+    assert caught.value.code == "target_changed"
+    assert lake.on_disk() == {"f": b"2"}
+    assert await lake.folder.delete("f", etag=f'"{second.etag}"'), "with the quotes of a header too"
+    assert not await lake.folder.delete("f", etag=second.etag)
+    await lake.folder.create("g", Content(b"1"), three_step=False)
+    assert await lake.folder.delete("g", etag="")
+
+
+async def test_what_is_not_there(lake: Lake, make_onelake: MakeOneLake) -> None:
+    assert await lake.folder.properties("missing") is None
+    with pytest.raises(NotFound):
+        await read(lake, "missing")
+    lake.name = "never-made"
+    assert list((await lake.open().list_page(None)).files) == []
+
+
+async def test_a_listing_has_pages(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.clients.onelake.folder._LIST_PAGE", 3)
+    paths = [f"d{number % 3}/f{number}" for number in range(8)]
+    for path in paths:
+        await lake.folder.create(path, Content(b"1"), three_step=False)
+    found: list[str] = []
+    continuation, pages = None, 0
+    while True:
+        page = await lake.folder.list_page(continuation)
+        found += [one.path for one in page.files]
+        pages += 1
+        if (continuation := page.continuation) is None:
+            break
+    assert sorted(found) == sorted(paths)
+    assert pages >= 3
+
+
+# -- the one-call commit -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def refusing_url(lake: Lake) -> AsyncIterator[tuple[str, list[str]]]:
+    """The service behind a front door that refuses ``flush`` on an append, as an older version would."""
+    import aiohttp
+    from yarl import URL
+
+    refused: list[str] = []
+    session = aiohttp.ClientSession(auto_decompress=False)
+
+    async def forward(request: web.Request) -> web.Response:
+        if request.query.get("action") == "append" and "flush" in request.query:
+            refused.append(request.path)
+            body = b'{"error":{"code":"UnsupportedQueryParameter","message":"not supported"}}'
+            return web.Response(status=400, body=body, headers={"x-ms-error-code": "UnsupportedQueryParameter"})
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        url = URL(lake.emulators.addresses["onelake_plain_url"] + request.raw_path, encoded=True)
+        async with session.request(request.method, url, headers=headers, data=await request.read()) as answer:
+            kept = {name: value for name, value in answer.headers.items() if name.lower() != "transfer-encoding"}
+            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    app = web.Application(client_max_size=64 * MIB)
+    app.router.add_route("*", "/{path:.*}", forward)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    yield f"http://127.0.0.1:{port}", refused
+    await runner.cleanup()
+    await session.close()
+
+
+async def test_that_a_service_refuses_the_one_call_is_learned_once(
+    lake: Lake, refusing_url: tuple[str, list[str]], make_onelake: MakeOneLake
+) -> None:
+    url, refused = refusing_url
+    onelake = make_onelake(url=url)
+    folder = lake.open(onelake)
+    for number in range(4):
+        await folder.create(f"f{number}", Content(b"1"), three_step=False)
+    assert len(refused) == 1
+    await lake.open(onelake).replace("f0", Content(b"2"), three_step=False)
+    assert len(refused) == 1, "every folder of the process knows"
+    assert lake.on_disk() == {"f0": b"2", "f1": b"1", "f2": b"1", "f3": b"1"}
+
+
+async def test_a_job_that_asks_for_three_steps_never_asks(lake: Lake) -> None:
+    await lake.folder.create("f", Content(b"1"), three_step=True)
+    assert [one["operation"] for one in lake.effects()[1:]] == ["create", "append", "flush"]
+
+
+async def test_the_happy_path_is_two_calls(lake: Lake) -> None:
+    await lake.folder.create("f", Content(b"1"), three_step=False)
+    assert [one["operation"] for one in lake.effects()[1:]] == ["create", "append_flush"]
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["reset_before", "reset_after", "server_error", "unavailable", "throttle"])
+@pytest.mark.parametrize("operation", ["create", "append", "append_flush", "flush", "rename"])
+@pytest.mark.parametrize("how", ["create", "replace"])
+@pytest.mark.parametrize("size", [5, SMALL_BLOCK_BYTES + 1])
+async def test_a_lost_answer_changes_nothing(lake: Lake, operation: str, fault: str, how: str, size: int) -> None:
+    three_step = operation in ("append", "flush")
+    if operation == "rename" and how == "create":
+        how = "replace"
+    if operation == "append_flush" and size > SMALL_BLOCK_BYTES:
+        operation = "append"
+    if how == "replace":
+        await lake.folder.create("f", Content(b"old"), three_step=False)
+    data = os.urandom(size)
+    before = len(lake.effects())
+    lake.faults({"operation": operation, "fault": fault, "times": 1})
+    written = await getattr(lake.folder, how)("f", Content(data), three_step=three_step)
+    assert lake.emulators.fault_hits() == [1]
+    assert lake.on_disk() == {"f": data}
+    found = await lake.folder.properties("f")
+    assert found is not None
+    assert (found.etag, found.md5) == (written.etag, written.md5)
+    moved = [one for one in lake.effects("rename")[before:] if one["status"] == 201]
+    assert len(moved) <= 1, "the effect is there once"
+
+
+async def test_a_condition_on_an_etag_is_sent_in_quotes(lake: Lake) -> None:
+    """An ETag without its quotes is no entity tag; after a lost answer it comes from another header than usual."""
+    lake.faults({"operation": "create", "fault": "reset_after", "times": 1})
+    await lake.folder.create("f", Content(b"1"), three_step=True)
+    await lake.folder.create("g", Content(b"1"), three_step=True)
+    sent = [one["if_match"] for one in lake.effects("flush")]
+    assert len(sent) == 2
+    assert all(tag.startswith('"') and tag.endswith('"') for tag in sent)
+
+
+async def test_deletes_with_lost_answers(lake: Lake) -> None:
+    for fault in ("reset_before", "reset_after"):
+        written = await lake.folder.create("f", Content(b"1"), three_step=False)
+        lake.faults({"operation": "delete", "fault": fault, "times": 1})
+        assert await lake.folder.delete("f", etag=written.etag) == (fault == "reset_before")
+        assert lake.on_disk() == {}
+
+
+@pytest.mark.parametrize("operation", ["append", "append_flush"])
+async def test_a_block_that_is_damaged_on_the_way_is_sent_again(lake: Lake, operation: str) -> None:
+    lake.faults({"operation": operation, "fault": "corrupt_body", "times": 1})
+    await lake.folder.create("f", Content(b"12345"), three_step=operation == "append")
+    assert lake.emulators.fault_hits() == [1]
+    assert lake.on_disk() == {"f": b"12345"}
+    assert [one.get("error_code") for one in lake.effects(operation)] == ["Md5Mismatch", None]
+
+
+async def test_bytes_that_are_damaged_at_every_try_are_never_committed(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_ATTEMPTS", 2)
+    await lake.folder.create("f", Content(b"old"), three_step=False)
+    lake.faults({"operation": "append_flush", "fault": "corrupt_body"})
+    with pytest.raises(Exception, match="damaged"):
+        await lake.folder.replace("f", Content(b"new"), three_step=False)
+    assert lake.on_disk()["f"] == b"old"
+
+
+async def test_a_source_that_shrinks_leaves_nothing(lake: Lake) -> None:
+    for size in (5, SMALL_BLOCK_BYTES + 5):
+        with pytest.raises(SourceChanged):
+            await lake.folder.create("f", Content(b"123", size_bytes=size), three_step=False)
+        assert lake.on_disk() == {}
+
+
+async def test_what_a_kill_left_beside_a_target_is_overwritten_and_swept(lake: Lake, tmp_path: Any) -> None:
+    await lake.folder.create("d/f", Content(b"old"), three_step=False)
+
+    async def killed() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await lake.folder.replace("d/f", Content(b"x" * (SMALL_BLOCK_BYTES + 1), before_block=killed), three_step=False)
+    left = set(lake.on_disk()) - {"d/f"}
+    assert {path.startswith(f"d/{staging_prefix('job')}") for path in left} == {True}
+    await lake.open(owner="other").create(f"d/{staging_prefix('other')}x", Content(b""), three_step=False)
+    run = make_run(tmp_path, lake=lake.folder)
+    assert await survey_target(run, "before", 0, None) == (1, None)
+    assert set(lake.on_disk()) == {"d/f", f"d/{staging_prefix('other')}x"}, "another job's is another job's"
+    await lake.folder.replace("d/f", Content(b"new"), three_step=False)
+    assert lake.on_disk()["d/f"] == b"new"
+
+
+async def test_half_an_answer_is_never_a_whole_file(lake: Lake) -> None:
+    await lake.folder.create("f", Content(b"x" * 100_000), three_step=False)
+    lake.faults({"operation": "read", "fault": "short_body", "times": 1})
+    with pytest.raises(ConnectionLost):
+        await read(lake, "f")
+    assert len(await read(lake, "f")) == 100_000
+
+
+# -- tokens and pacing ---------------------------------------------------------------------------------------------
+
+
+async def test_many_uploads_with_an_expired_token_refresh_it_once(lake: Lake) -> None:
+    await lake.folder.create("warm", Content(b"1"), three_step=False)
+    lake.emulators.reset_stats()
+    lake.faults({"operation": "create", "fault": "expired_token", "times": 30})
+    await asyncio.gather(*(lake.folder.create(f"f{n}", Content(b"1"), three_step=False) for n in range(30)))
+    assert len(lake.on_disk()) == 31
+    assert lake.emulators.stats()["entra"]["token"] == {"200": 1}
+
+
+async def test_a_token_that_is_rejected_again_stops_the_run(lake: Lake) -> None:
+    lake.faults({"operation": "create", "fault": "expired_token"})
+    with pytest.raises(Authentication) as caught:
+        await lake.folder.create("f", Content(b"1"), three_step=False)
+    assert caught.value.code == "token_expired"
+
+
+async def test_listing_and_deleting_renew_an_expired_token_too(lake: Lake) -> None:
+    written = await lake.folder.create("f", Content(b"1"), three_step=False)
+    lake.emulators.set_faults([{"operation": "list", "fault": "expired_token", "times": 1},
+                               {"operation": "delete", "fault": "expired_token", "times": 1}])  # fmt: skip
+    assert len((await lake.folder.list_page(None)).files) == 1
+    assert await lake.folder.delete("f", etag=written.etag)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "code"),
+    [
+        ({"client": "reader"}, Authentication, "permission_denied"),
+        ({"client": "outsider"}, Authentication, "permission_denied"),
+        ({"scope": "https://api.fabric.microsoft.com/.default"}, Authentication, "token_rejected"),
+        ({"client_secret": "wrong-but-secret"}, Authentication, "token_refused"),
+    ],
+)
+async def test_what_every_item_would_fail_at_stops_the_run(
+    lake: Lake, make_onelake: MakeOneLake, make_tokens: MakeTokens, options: dict[str, str], error: Any, code: str
+) -> None:
+    with pytest.raises(error) as caught:
+        await lake.open(make_onelake(make_tokens(**options))).check(write=True)
+    assert caught.value.code == code
+    assert "wrong-but-secret" not in str(caught.value)
+
+
+async def test_addresses_that_lead_nowhere(lake: Lake, make_onelake: MakeOneLake) -> None:
+    from shared.clients.onelake import LakeFolder
+    from tests.support.emulated import LAKEHOUSE_ID, WORKSPACE_ID
+
+    def at(workspace: str, item: str, root: str = "Files/x") -> LakeFolder:
+        return LakeFolder(lake.onelake, workspace, item, root, owner="job")
+
+    paused = ("a1b2c3d4-0003-4000-8000-00000000000a", "a1b2c3d4-0003-4000-8000-000000000001")
+    with pytest.raises(DestinationMissing):
+        await at(WORKSPACE_ID, "00000000-0000-4000-8000-000000000000").check(write=False)
+    with pytest.raises(CapacityPaused):
+        await at(*paused).check(write=False)
+    await lake.folder.create("file", Content(b"1"), three_step=False)
+    for root in (f"Files/{lake.name}/file", f"Files/{lake.name}/file/below"):
+        with pytest.raises(Configuration) as caught:
+            await at(WORKSPACE_ID, LAKEHOUSE_ID, root).check(write=True)
+        assert caught.value.code == "target_is_file"
+
+
+async def test_a_name_that_the_lake_refuses_is_that_items_fault(lake: Lake) -> None:
+    with pytest.raises(ItemError):
+        await lake.folder.create("/".join(["d"] * 70), Content(b"1"), three_step=False)
+
+
+class Clock:
+    """Time that passes only in sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        self.slept: list[float] = []
+
+        class Time:
+            @staticmethod
+            def monotonic() -> float:
+                return self.now_s
+
+        monkeypatch.setattr(http, "time", Time)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+async def test_retry_after_holds_for_everybody(clock: Clock) -> None:
+    pacing = http.Pacing(clock.sleep)
+    await pacing.turn()
+    assert clock.slept == []
+    pacing.pause(30)
+    pacing.pause(10)
+    order: list[str] = []
+
+    async def send(name: str) -> None:
+        await pacing.turn()
+        assert clock.now_s >= 1030
+        order.append(name)
+
+    await asyncio.gather(*(send(str(number)) for number in range(5)))
+    assert len(order) == 5
+    assert clock.slept[0] == 30
+
+
+async def test_a_bandwidth_cap_serves_callers_in_turn(clock: Clock) -> None:
+    pacing = http.Pacing(clock.sleep)
+    for _ in range(4):
+        await pacing.spend(500, 1000)
+    assert clock.now_s == pytest.approx(1001.5)
+    await pacing.spend(10**9, None)
+    assert clock.now_s == pytest.approx(1001.5)
+
+
+async def test_the_service_asking_one_pauses_all(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    original: Callable[[float], None] = lake.onelake.transport.pacing.pause
+    monkeypatch.setattr(
+        lake.onelake.transport.pacing, "pause", lambda seconds: (pauses.append(seconds), original(0.01))
+    )
+    lake.faults({"operation": "create", "fault": "throttle", "retry_after_s": 1, "times": 1})
+    monkeypatch.setattr("shared.clients.http.transport_delay_s", lambda *_: 0.0)
+    await lake.folder.create("f", Content(b"1"), three_step=False)
+    assert pauses == [1.0]
+
+
+async def test_a_pause_longer_than_an_activity_waits_is_handed_to_the_durable_timer(lake: Lake) -> None:
+    """Otherwise every worker sleeps through its function timeout."""
+    lake.faults({"operation": "create", "fault": "throttle", "retry_after_s": 3600, "times": 1})
+    with pytest.raises(Throttled) as caught:
+        await lake.folder.create("f", Content(b"1"), three_step=False)
+    assert caught.value.retry_after_s == 3600
+    async with asyncio.timeout(30):
+        with pytest.raises(Throttled) as second:
+            await lake.folder.create("g", Content(b"1"), three_step=False)
+    assert second.value.retry_after_s is not None
+    assert 3000 < second.value.retry_after_s <= 3600
+
+
+async def test_memory_is_bounded_and_given_back(make_onelake: MakeOneLake) -> None:
+    budget = OneLakeBudget(make_onelake(memory_bytes=100))
+    big = await budget.take(1000)
+    assert big == 100, "more than there is waits until it is alone"
+    waiting = [asyncio.create_task(budget.take(60)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    await budget.give(big)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sum(task.done() for task in waiting) == 1
+    waiting[1].cancel()
+    await budget.give(60)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert sum(task.done() and not task.cancelled() for task in waiting) == 2
+
+
+def OneLakeBudget(onelake: OneLake) -> Any:  # noqa: N802 - reads as what it stands for
+    return onelake.memory
