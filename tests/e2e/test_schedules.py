@@ -1,0 +1,116 @@
+"""Schedules: kept, shown, started when due, never two of one job at once, and a missed one once."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.platform import Platform, make_files, running, until
+
+_NEVER = "0 0 0 1 1 *"
+
+
+@pytest.fixture(scope="module")
+def ticking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """A platform whose timer looks every second."""
+    with running(tmp_path_factory.mktemp("ticking"), SCHEDULE_TICK="* * * * * *") as platform:
+        yield platform
+
+
+def _runs(platform: Platform, name: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = platform.get(f"/migrations?name={name}&top=500").json["value"]
+    return found
+
+
+def test_put_get_delete(ticking: Platform) -> None:
+    make_files(ticking.source("kept"), 2)
+    spec = ticking.spec("kept", schedule=_NEVER)
+    assert ticking.call("PUT", "/schedules/kept", spec).status == 201
+    assert ticking.call("PUT", "/schedules/kept", spec).status == 200
+    (shown,) = ticking.get("/schedules").json["value"]
+    assert (shown["name"], shown["schedule"], shown["last_run"]) == ("kept", _NEVER, None)
+    assert shown["next_at"].endswith("-01-01T00:00:00+00:00")
+    assert ticking.call("DELETE", "/schedules/kept").status == 204
+    assert ticking.get("/schedules").json == {"value": []}
+    assert ticking.call("DELETE", "/schedules/kept").status == 404
+    assert ticking.post("/schedules/kept/run").status == 404
+    assert _runs(ticking, "kept") == []
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"schedule": "0 0 25 * * *"}, "schedule"), ({"schedule": None}, "schedule"), ({"schedule": "soon"}, "schedule"),
+    ({"name": "another"}, "name"), ({"verify": "x"}, "verify"), ({"schedule": "0 0 0 30 2 *"}, "schedule"),
+])  # fmt: skip
+def test_a_bad_schedule_is_refused(ticking: Platform, changes: dict[str, object], named: str) -> None:
+    spec = {**ticking.spec("bad", schedule=_NEVER), **changes}
+    answer = ticking.call("PUT", "/schedules/bad", spec)
+    assert (answer.status, answer.fields) == (400, [named])
+    assert ticking.call("PUT", "/schedules/Bad%20Name", spec).status == 404
+    assert ticking.get("/schedules").json == {"value": []}
+
+
+def test_run_now(ticking: Platform) -> None:
+    make_files(ticking.source("now"), 3)
+    ticking.call("PUT", "/schedules/now", ticking.spec("now", schedule=_NEVER))
+    answer = ticking.post("/schedules/now/run")
+    assert answer.status == 202
+    ticking.wait(answer.json["id"], "completed")
+    (shown,) = ticking.get("/schedules").json["value"]
+    assert shown["last_run"] == answer.json["id"]
+    ticking.call("DELETE", "/schedules/now")
+
+
+def test_the_timer_starts_what_is_due_and_one_run_at_a_time(ticking: Platform) -> None:
+    """The job takes longer than its period: occurrences that find it alive are passed over."""
+    make_files(ticking.source("due"), 30)
+    ticking.emulators.set_faults([{"fault": "latency", "latency_ms": 100}])
+    spec = ticking.spec("due", schedule="* * * * * *", limits={"concurrency": 2})
+    assert ticking.call("PUT", "/schedules/due", spec).status == 201
+    until(lambda: "still alive" in (ticking.get("/schedules").json["value"][0]["last_result"] or ""), "one passed over")
+    alive = 0
+    while len(runs := _runs(ticking, "due")) < 3:
+        alive = max(alive, sum(run["status"] in ("planning", "transferring", "verifying") for run in runs))
+    assert alive == 1
+    assert ticking.call("DELETE", "/schedules/due").status == 204
+    ticking.emulators.set_faults([])
+    until(lambda: all(run["status"] == "completed" for run in _runs(ticking, "due")), "the last run")
+    spans = sorted((str(run["started_at"]), str(run["ended_at"])) for run in _runs(ticking, "due"))
+    assert all(ended <= started for (_, ended), (started, _) in zip(spans, spans[1:], strict=False))
+    count = len(spans)
+    time.sleep(2.5)
+    assert len(_runs(ticking, "due")) == count, "a deleted schedule starts nothing"
+
+
+def test_a_missed_occurrence_fires_once(root: Path) -> None:
+    with running(root, SCHEDULE_TICK="* * * * * *") as platform:
+        make_files(platform.source("missed"), 3)
+        assert platform.call("PUT", "/schedules/missed", platform.spec("missed", schedule=_NEVER)).status == 201
+        platform.kill_host()
+        # As if the host had been down over two new years.
+        file = platform.store / "schedules" / "missed.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "considered_at": "2024-12-30T00:00:00+00:00"}))
+        platform.start_host()
+        until(lambda: [run["status"] for run in _runs(platform, "missed")] == ["completed"], "the missed run")
+        platform.kill_host()
+        platform.start_host()
+        time.sleep(2.5)
+        assert len(_runs(platform, "missed")) == 1
+
+
+def test_a_spec_that_went_bad_holds_up_no_other(ticking: Platform) -> None:
+    make_files(ticking.source("well"), 2)
+    (ticking.sources / "gone").mkdir()
+    for name in ("gone", "well"):
+        spec = ticking.spec(name, schedule="* * * * * *")
+        assert ticking.call("PUT", f"/schedules/{name}", spec).status == 201
+    (ticking.sources / "gone").rmdir()
+
+    def results() -> dict[str, str]:
+        return {one["name"]: one["last_result"] or "" for one in ticking.get("/schedules").json["value"]}
+
+    until(lambda: results()["gone"].startswith("refused: source.path"), "the refusal to be shown")
+    until(lambda: _runs(ticking, "well"), "the other job")
+    for name in ("gone", "well"):
+        ticking.call("DELETE", f"/schedules/{name}")
