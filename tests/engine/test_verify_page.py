@@ -64,7 +64,7 @@ async def test_what_all_finds(run: FilesRun, lake: Lake, twice: bool) -> None:
     assert total == {
         "listed": 10, "missing": 1, "size_mismatches": 1, "hashes_checked": 8, "hash_mismatches": 1, "unreadable": 0,
     }  # fmt: skip
-    assert counts == {"failed": 3, "uploaded": -2, "skipped": -1}
+    assert counts == {"failed": 3, "uploaded": -2, "skipped": -1, "bytes_done": -27}
     assert await codes(run) == {"f01": "missing_in_lake", "f04": "size_mismatch", "f07": "integrity_mismatch"}
 
 
@@ -81,7 +81,7 @@ async def test_steps_of_a_page_leave_no_file_out(
     assert total == {
         "listed": 10, "missing": 1, "size_mismatches": 1, "hashes_checked": 8, "hash_mismatches": 1, "unreadable": 0,
     }  # fmt: skip
-    assert counts == {"failed": 3, "uploaded": -2, "skipped": -1}
+    assert counts == {"failed": 3, "uploaded": -2, "skipped": -1, "bytes_done": -27}
     assert await codes(run) == {"f01": "missing_in_lake", "f04": "size_mismatch", "f07": "integrity_mismatch"}
 
 
@@ -96,7 +96,7 @@ async def test_the_listing_alone_reads_nothing_back(run: FilesRun, lake: Lake) -
     await break_it(run, lake)
     total, counts = await found_by(run, 0.0)
     assert (total["missing"], total["size_mismatches"], total["hashes_checked"]) == (1, 1, 0)
-    assert counts == {"failed": 2, "uploaded": -1, "skipped": -1}
+    assert counts == {"failed": 2, "uploaded": -1, "skipped": -1, "bytes_done": -18}
 
 
 async def test_a_sample_is_the_same_every_time(run: FilesRun) -> None:
