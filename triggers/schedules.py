@@ -92,8 +92,11 @@ async def start_due(services: Services, client: DurableOrchestrationClient) -> N
         if result != "started":
             _log.warning("schedule %s: %s", document["name"], result)
         # Written after the start: a kill between the two starts the job again, which finds its run alive or skips.
-        changed = {**document, "considered_at": now.isoformat(), "last_run": run, "last_result": result}
-        if await _load(services, key) is not None:
+        # Onto what is stored by now: a start takes its time, and the schedule may have been replaced or deleted.
+        latest = await _load(services, key)
+        if latest is not None:
+            considered_at = max(now, datetime.fromisoformat(latest["considered_at"])).isoformat()
+            changed = {**latest, "considered_at": considered_at, "last_run": run, "last_result": result}
             await services.store.put(key, json.dumps(changed).encode())
 
 
