@@ -14,7 +14,8 @@ _MOVED = (
     unicodedata.normalize("NFC", "café.txt"), unicodedata.normalize("NFD", "café.txt"), "Case.txt", "case.txt",
     "n" * 200, "literal%41.txt", "literalA.txt", "%2e%2e", "-dash", "--rf", "=1+1", "@sum", "trailing space ",
     " leading space", "tilde~1", "a;b,c.csv", "q?query=1", "[brackets]*.txt", "{braces}", "<b>bold</b>.txt",
-    "`tick`", "$(whoami)", "pipe|", "con.txt", "...dots", "right\u200fto\u200eleft", "deep/d e/é/#/file", "zero\u200bwidth",
+    "`tick`", "$(whoami)", "pipe|", "con.txt", "...dots", "right\u200fto\u200eleft", "deep/d e/é/#/file",
+    "zero\u200bwidth",
     "_under_score_", "colon:name",
 )  # fmt: skip
 _REFUSED = (

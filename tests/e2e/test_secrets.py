@@ -9,8 +9,8 @@ _SECRETS = (b"emulator-only-", b"eyJ", b"Bearer ")
 
 
 def _places(platform: Platform) -> dict[str, bytes]:
-    found = {str(file.relative_to(platform.root)): file.read_bytes()
-             for folder in (platform.store, platform.state) for file in folder.rglob("*") if file.is_file()}  # fmt: skip
+    files = [file for folder in (platform.store, platform.state) for file in folder.rglob("*") if file.is_file()]
+    found = {str(file.relative_to(platform.root)): file.read_bytes() for file in files}
     with sqlite3.connect(platform.state / "host.db") as database:
         found["history"] = "\n".join(database.iterdump()).encode("utf-8", "surrogatepass")
     database.close()
