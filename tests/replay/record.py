@@ -1,0 +1,82 @@
+"""Records histories of real runs on the embedded host, for ``test_histories.py``: ``python -m tests.replay.record``.
+
+To be run again when an orchestrator is changed on purpose; then the old histories no longer fit, and neither do the
+instances that are alive when the change is deployed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.support.platform import Platform, make_files, running
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+def _plain(platform: Platform) -> str:
+    make_files(platform.source("plain"), 6)
+    spec = platform.spec("plain", limits={"batch_items": 2}, verify="all")
+    platform.run(spec)
+    return str(platform.run(spec)["id"])
+
+
+def _retried(platform: Platform) -> str:
+    make_files(platform.source("retried"), 4)
+    platform.emulators.set_faults([
+        {"operation": "create", "path": "*/Files/retried/d0/*", "fault": "server_error", "times": 6}
+    ])  # fmt: skip
+    return str(platform.run(platform.spec("retried", limits={"batch_items": 2}))["id"])
+
+
+def _stopped(platform: Platform) -> str:
+    make_files(platform.source("stopped"), 4)
+    platform.emulators.set_faults([
+        {"operation": "create", "path": "*/Files/stopped/d*", "fault": "capacity_paused"}
+    ])  # fmt: skip
+    return str(platform.run(platform.spec("stopped"), "failed")["id"])
+
+
+def record() -> None:
+    """Replace everything in ``histories``."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "platform") as platform:
+        runs = {"plain": _plain(platform), "retried": _retried(platform), "stopped": _stopped(platform)}
+        state = platform.state
+        shutil.rmtree(HISTORIES, ignore_errors=True)
+        HISTORIES.mkdir()
+        for file in state.iterdir():
+            if file.suffix in (".db", ".sqlite", ".sqlite3"):
+                with sqlite3.connect(file) as database:
+                    for name, run in runs.items():
+                        _write(database, name, run, folder)
+
+
+def _write(database: sqlite3.Connection, name: str, run: str, private: str) -> None:
+    rows = database.execute(
+        "SELECT i.instance_id, i.name, n.input, i.output, i.status FROM instances i JOIN inputs n USING (instance_id)"
+        " WHERE i.instance_id = ? OR i.parent_id = ? ORDER BY i.instance_id",
+        (run, run),
+    ).fetchall()
+    for instance_id, function, given, output, status in rows:
+        events: list[Any] = [
+            json.loads(text)
+            for (text,) in database.execute(
+                "SELECT event FROM history WHERE instance_id = ? ORDER BY position", (instance_id,)
+            )
+        ]
+        document = {
+            "instance": instance_id, "function": function, "input": given, "output": output, "status": status,
+            "events": events,
+        }  # fmt: skip
+        text = json.dumps(document, indent=1)
+        assert private not in text, "a history must not name a path of the machine that recorded it"
+        suffix = instance_id.removeprefix(run)
+        (HISTORIES / f"{name}{suffix}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()
