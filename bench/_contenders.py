@@ -128,8 +128,8 @@ def contenders(in_flight: int) -> list[Contender]:
         Contender("ceiling", "bare sockets", "HTTP", "ceiling", _raw(0), 2, sets=("small", "mixed")),
         Contender("ceiling", "bare sockets, whole file in one append", "HTTP", "ceiling", _raw(0), sets=("large",)),
         Contender(
-            "ceiling", f"bare sockets, appends of {BLOCK_BYTES >> 20} MiB with their MD5", "HTTP", "ceiling", _raw(BLOCK_BYTES),
-            sets=("large",),
+            "ceiling", f"bare sockets, appends of {BLOCK_BYTES >> 20} MiB with their MD5", "HTTP", "ceiling",
+            _raw(BLOCK_BYTES), sets=("large",),
         ),
     ]  # fmt: skip
 
