@@ -1,6 +1,6 @@
 """Resolve names, prove that source and target can be reached, decide what the run does, and write it down."""
 
-from shared.engine.ledger import fold_unfinished
+from shared.engine.ledger import fold_unfinished, pair_of
 from shared.model.job import parse_job
 from shared.model.steps import RunDecisions, RunRequest
 from shared.services import Services
@@ -23,7 +23,7 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
     settings = services.settings
     await records.save("prepared.json", {
         "workspace_id": workspace_id, "lakehouse_id": lakehouse_id, "source_path": document["source_path"],
-        "dfs_url": settings.onelake_dfs_url,
+        "pair": pair_of(f"folder {document['source_path']}", f"{workspace_id}/{lakehouse_id}/{job.target.path}"),
     })  # fmt: skip
     return {
         "survey": request["round"] == 1 and job.mode == "full",

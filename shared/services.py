@@ -184,6 +184,7 @@ class Services:
             source=self.source(prepared["source_path"]),
             lake=self.lake_folder(job, prepared["workspace_id"], prepared["lakehouse_id"]),
             clock=self.clock,
+            pair=prepared["pair"],
         )
         self._runs[key] = made
         while len(self._runs) > _RUNS_KEPT:

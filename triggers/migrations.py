@@ -7,19 +7,17 @@ from typing import Any
 
 import azure.functions as func
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
-from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrchestrationStatus
 
 from shared import names
 from shared.model.job import KINDS, MAX_SPEC_BYTES, SpecError, parse_job
 from shared.services import Services
 from triggers.answers import Refused, answer, choice, page_size
-from triggers.starting import ALIVE, index_key, start_job, start_round
+from triggers.starting import ALIVE_STATUSES, children_of, index_key, start_job, start_round
 from triggers.status import FINISHED, STATUSES, links, status_document
 
 _RUN = re.compile(r"[a-z]{1,10}-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,6})?")
 _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": "text/markdown; charset=utf-8",
             "html": "text/html; charset=utf-8"}  # fmt: skip
-_ALIVE = sorted(ALIVE, key=lambda status: str(status.name))
 _POLL_S = 10
 _ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned")
 # One answer reads at most so many pages of records, whatever it finds on them.
@@ -117,13 +115,13 @@ async def _retry_failed(services: Services, client: DurableOrchestrationClient, 
             f"retry-failed is for runs that completed with failures, and this one is {status}; to go on with a run "
             "that stopped, start its job again: what is done is skipped",
         )  # fmt: skip
-    stored = await services.records(document["id"]).load("run.json")
-    if stored is None:
-        raise Refused(404, "not_found", "the run store holds nothing of this run")
     progress = document["progress"]
     base = {name: progress[name] for name in ("planned", "bytes_planned", "uploaded", "skipped", "failed", "deleted",
                                               "bytes_done")}  # fmt: skip
-    await start_round(services, client, stored, base)  # type: ignore[arg-type]
+    try:
+        await start_round(services, client, document["id"], document["name"], document["round"], base)  # type: ignore[arg-type]
+    except LookupError:
+        raise Refused(404, "not_found", "the run store holds nothing of this run") from None
 
 
 async def purge(services: Services, client: DurableOrchestrationClient, req: func.HttpRequest) -> func.HttpResponse:
@@ -139,9 +137,9 @@ async def purge(services: Services, client: DurableOrchestrationClient, req: fun
             "not_remembered",
             "this run ended before the ledger took in what it moved; start the job once more first",
         )
-    if await _children(client, run, _ALIVE):
+    if await children_of(client, run, ALIVE_STATUSES):
         raise Refused(409, "wrong_state", "parts of the run are still at work; try again when they have ended")
-    while ended := await _children(client, run, None):
+    while ended := await children_of(client, run, None):
         for child in ended:
             await client.purge_instance_history(child.instance_id)
     await services.store.delete(await services.store.list(f"runs/{run}"))
@@ -246,16 +244,6 @@ def _only_if(allowed: bool, action: str, status: str) -> None:
         raise Refused(409, "wrong_state", f"cannot {action} a run that is {status}")
 
 
-async def _children(
-    client: DurableOrchestrationClient, run: str, statuses: list[OrchestrationRuntimeStatus] | None
-) -> list[DurableOrchestrationStatus]:
-    """Sub-orchestrations of a run; at most the first hundred of each query, which is what the client gives."""
-    found: list[DurableOrchestrationStatus] = []
-    for letter in ("p", "r"):
-        found += await client.get_status_by(runtime_status=statuses, instance_id_prefix=f"{run}-{letter}")
-    return found
-
-
 async def _pause(client: DurableOrchestrationClient, run: str) -> None:
     """Suspend the parent first, so that it starts nothing more, then what it has started."""
     await client.suspend(run, "paused by request")
@@ -264,11 +252,11 @@ async def _pause(client: DurableOrchestrationClient, run: str) -> None:
         if status is None or status.runtime_status is None or status.runtime_status.name != "Running":
             break
         await asyncio.sleep(0.1)
-    for child in await _children(client, run, _ALIVE):
+    for child in await children_of(client, run, ALIVE_STATUSES):
         await client.suspend(child.instance_id, "paused by request")
 
 
 async def _resume(client: DurableOrchestrationClient, run: str) -> None:
-    for child in await _children(client, run, [OrchestrationRuntimeStatus.Suspended]):
+    for child in await children_of(client, run, [OrchestrationRuntimeStatus.Suspended]):
         await client.resume(child.instance_id, "resumed by request")
     await client.resume(run, "resumed by request")

@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import Any
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
+from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrchestrationStatus
 
 from shared import names
-from shared.errors import Configuration, MigrationError
+from shared.errors import Configuration, JobBusy, MigrationError
 from shared.model.job import Job, SpecError
 from shared.model.steps import Counts, MigrateFilesInput
 from shared.services import Services
@@ -18,6 +19,7 @@ ALIVE = {
     OrchestrationRuntimeStatus.Suspended,
     OrchestrationRuntimeStatus.ContinuedAsNew,
 }
+ALIVE_STATUSES = sorted(ALIVE, key=lambda status: str(status.name))
 # A claim whose instance does not exist yet is one that is being started right now.
 _STARTING_S = 60.0
 _PREFLIGHT_S = 10.0
@@ -58,13 +60,18 @@ async def start_job(services: Services, client: DurableOrchestrationClient, job:
 
 
 async def start_round(
-    services: Services, client: DurableOrchestrationClient, document: dict[str, Any], base: Counts
+    services: Services, client: DurableOrchestrationClient, run: str, job: str, after_round: int, base: Counts
 ) -> None:
-    """Start the next round of a finished run: its failed items, under the same id."""
-    run = document["id"]
-    claim, _ = await claim_job(services, client, document["name"], run)
+    """Start the next round of a run that ended its ``after_round``: its failed items, under the same id.
+
+    Raises:
+        JobBusy: a run of the job is alive, or the next round was started by another request meanwhile.
+        LookupError: the run store holds nothing of this run.
+    """
+    claim, _ = await claim_job(services, client, job, run)
     try:
         records = services.records(run)
+        document = await _load_round(services, run, after_round)
         await records.save("run.json", {**document, "round": document["round"] + 1})
         await services.store.delete([records.key("folded")])
         await _start(
@@ -73,6 +80,15 @@ async def start_round(
     except BaseException:
         await services.store.delete([claim])
         raise
+
+
+async def _load_round(services: Services, run: str, after_round: int) -> dict[str, Any]:
+    document = await services.records(run).load("run.json")
+    if document is None:
+        raise LookupError(run)
+    if document["round"] != after_round:
+        raise JobBusy(run)
+    return document
 
 
 async def _start(
@@ -99,9 +115,20 @@ async def claim_job(
         status = await client.get_status(current)
         if status is None or status.runtime_status is None:
             return (services.clock() - datetime.fromisoformat(claimed_at)).total_seconds() < _STARTING_S
-        return status.runtime_status in ALIVE
+        # A parent that was terminated from outside leaves its children at work.
+        return status.runtime_status in ALIVE or bool(await children_of(client, current, ALIVE_STATUSES))
 
     return await services.claim(job, run, is_alive)
+
+
+async def children_of(
+    client: DurableOrchestrationClient, run: str, statuses: list[OrchestrationRuntimeStatus] | None
+) -> list[DurableOrchestrationStatus]:
+    """Sub-orchestrations of a run; at most the first hundred of each query, which is what the client gives."""
+    found: list[DurableOrchestrationStatus] = []
+    for letter in ("p", "r"):
+        found += await client.get_status_by(runtime_status=statuses, instance_id_prefix=f"{run}-{letter}")
+    return found
 
 
 async def check_surroundings(services: Services, job: Job) -> str:

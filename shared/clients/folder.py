@@ -99,7 +99,7 @@ class FolderTree:
                 raise SourceMissing(f"the source folder cannot be read ({_reason(error)})", subject="source") from None
             if is_cursor or isinstance(error, FileNotFoundError):
                 return
-            yield SourceItem(folder, 0, "", ("access_denied", f"cannot be listed ({_reason(error)})"))
+            yield SourceItem(folder, 0, "", ("folder_unreadable", f"cannot be listed ({_reason(error)})"))
             return
         for name in names:
             if after and name < after[0]:

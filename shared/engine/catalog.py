@@ -28,8 +28,9 @@ class Part:
     rows: int
 
 
-def encode_index(parts: Sequence[Part]) -> bytes:
-    return json.dumps({"parts": [asdict(part) for part in parts]}).encode()
+def encode_index(parts: Sequence[Part], **about: str) -> bytes:
+    """The parts of a catalog, and what else its owner wants to know of it."""
+    return json.dumps({**about, "parts": [asdict(part) for part in parts]}).encode()
 
 
 def decode_index(data: bytes | None) -> list[Part]:
@@ -100,8 +101,8 @@ class PartWriter:
 
     async def add(self, row: Row) -> None:
         self._rows.append(row)
-        if len(self._rows) >= ROWS_PER_PART:
-            await self.flush()
+        if len(self._rows) >= 2 * ROWS_PER_PART:
+            await self._write(ROWS_PER_PART)
 
     async def keep(self, part: Part) -> None:
         """Take over an existing part as it stands; its rows follow those added so far."""
@@ -109,11 +110,17 @@ class PartWriter:
         self.parts.append(part)
 
     async def flush(self) -> None:
+        """Write what is held; in halves where it is more than a part, so that one row too many makes no part of one."""
+        if len(self._rows) > ROWS_PER_PART:
+            await self._write(len(self._rows) // 2)
         if self._rows:
-            key = f"{self._prefix}-{self._number:05d}.parquet"
-            self.parts.append(await write_part(self._store, key, self._rows))
-            self._number += 1
-            self._rows = []
+            await self._write(len(self._rows))
+
+    async def _write(self, rows: int) -> None:
+        key = f"{self._prefix}-{self._number:05d}.parquet"
+        self.parts.append(await write_part(self._store, key, self._rows[:rows]))
+        self._number += 1
+        del self._rows[:rows]
 
 
 Change = tuple[str, Row | None]

@@ -11,13 +11,14 @@ from shared.ports import Clock, LakeStore, SourceTree
 
 @dataclass
 class FilesRun:
-    """Everything that stays the same while one run goes on."""
+    """Everything that stays the same while one run goes on; ``pair`` names source and target for the ledger."""
 
     job: FilesJob
     records: RunRecords
     source: SourceTree
     lake: LakeStore
     clock: Clock
+    pair: str
     include: Globs = field(init=False)
     exclude: Globs = field(init=False)
     ledger: Catalog | None = None

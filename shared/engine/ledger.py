@@ -1,8 +1,9 @@
 """What a job has already moved: the memory that makes a rerun skip and an incremental load small."""
 
+import json
 from collections.abc import AsyncIterator
 
-from shared.engine.catalog import Catalog, Change, apply_changes, decode_index, encode_index
+from shared.engine.catalog import Catalog, Change, Part, apply_changes, decode_index, encode_index
 from shared.engine.run_records import RunRecords
 from shared.ports import RunStore
 
@@ -16,29 +17,43 @@ def _index_key(job: str) -> str:
     return f"jobs/{job}/ledger/index.json"
 
 
-async def open_ledger(store: RunStore, job: str) -> Catalog:
-    """The ledger as the last committed run left it; empty for a new job."""
-    return Catalog(store, decode_index(await store.get(_index_key(job))))
+def pair_of(source: str, target: str) -> str:
+    """What a ledger is about. A job of the same name with another source or target has nothing to remember."""
+    return f"{source} -> {target}"
+
+
+async def open_ledger(store: RunStore, job: str, pair: str) -> Catalog:
+    """The ledger as the last committed run left it; empty for a new job, or one that moves between other places now."""
+    return Catalog(store, await _parts(store, job, pair))
+
+
+async def _parts(store: RunStore, job: str, pair: str) -> list[Part]:
+    data = await store.get(_index_key(job))
+    return decode_index(data) if data is not None and json.loads(data)["pair"] == pair else []
 
 
 async def commit_ledger(records: RunRecords, job: str) -> int:
     """Fold a run's records into its job's ledger.
 
     Idempotent: the same records applied again give the same rows. The index is switched in one write, so a kill
-    leaves the old ledger or the new one.
+    leaves the old ledger or the new one. A run that never got to know its target has moved nothing and changes nothing.
 
     Returns:
         Rows of the new ledger.
     """
     store = records.store
-    old = decode_index(await store.get(_index_key(job)))
+    prepared = await records.load("prepared.json")
+    if prepared is None:
+        await store.put(records.key("folded"), b"{}")
+        return 0
+    old = await _parts(store, job, prepared["pair"])
     # A part's name is never used twice, so a repeat of this commit does not overwrite a part that the index names.
     used = {part.key for part in old}
     attempt = 0
     while any(key.startswith(f"jobs/{job}/ledger/{records.run}-{attempt}-") for key in used):
         attempt += 1
     new = await apply_changes(store, old, _changes(records), f"jobs/{job}/ledger/{records.run}-{attempt}")
-    await store.put(_index_key(job), encode_index(new))
+    await store.put(_index_key(job), encode_index(new, pair=prepared["pair"]))
     named = {part.key for part in new} | {_index_key(job)}
     await store.delete([key for key in await store.list(f"jobs/{job}/ledger") if key not in named])
     await records.store.put(records.key("folded"), b"{}")

@@ -33,7 +33,12 @@ class FailedItems:
                 continue
             if len(items) == limit:
                 return SourcePage(items, items[-1].path)
-            items.append(await self._look(record["path"]))
+            if record["error_code"] == "folder_unreadable":
+                # Not one item but all that lies below it, which only a walk can find.
+                problem = ("folder_unreadable", "could not be listed; start the job again once it can be read")
+                items.append(SourceItem(record["path"], 0, "", problem))
+            else:
+                items.append(await self._look(record["path"]))
         return SourcePage(items, None)
 
     async def _look(self, path: str) -> SourceItem:
@@ -69,7 +74,7 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
     source = run.source if first_round else FailedItems(run.source, records)
     listed = await source.list_page(cursor, PAGE_ITEMS)
     if run.ledger is None:
-        run.ledger = await open_ledger(records.store, run.job.name)
+        run.ledger = await open_ledger(records.store, run.job.name, run.pair)
     mirror = run.job.deleted == "mirror"
     if first_round and cursor is None and not listed.items and mirror and run.ledger.rows:
         raise SourceMissing(

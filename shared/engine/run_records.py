@@ -34,6 +34,7 @@ class RunRecords:
         self.store = store
         self.run = run
         self._root = f"runs/{run}"
+        self._known_target_root: str | None = None
 
     def key(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -105,7 +106,7 @@ class RunRecords:
                 records[record["path"]] = record
         for name in sorted(planned - done):
             for item in load_lines(await self.store.get(f"{plan}/{name}") or b""):
-                records[item["path"]] = not_moved(item, page)
+                records[item["path"]] = not_moved(item, page, await self._target_root())
         if verified and any(name.startswith(_VERDICTS) for name in done):
             records.update(await self.verdicts(page))
         for path, record in records.items():
@@ -130,14 +131,21 @@ class RunRecords:
             for record in records:
                 yield record
 
+    async def _target_root(self) -> str:
+        if self._known_target_root is None:
+            document = await self.load("run.json") or {}
+            self._known_target_root = document.get("spec", {}).get("target", {}).get("path", "")
+        return self._known_target_root
+
     async def cancelled(self) -> bool:
         return await self.store.get(self.key("cancel")) is not None
 
 
-def not_moved(item: PlannedItem, page: str) -> FileRecord:
+def not_moved(item: PlannedItem, page: str, target_root: str) -> FileRecord:
     """The record of an item that was planned and not (yet) touched."""
     return {
-        "path": item["path"], "target": "", "status": "planned", "size_bytes": item["size_bytes"], "hash": None,
+        "path": item["path"], "target": f"{target_root}/{item['path']}", "status": "planned",
+        "size_bytes": item["size_bytes"], "hash": None,
         "hash_kind": None, "source_version": item["source_version"], "etag": None, "attempts": 0,
         "error_code": None, "error_detail": None, "batch": page, "finished_at": "",
     }  # fmt: skip

@@ -10,7 +10,7 @@ from shared.ports import LakeFile
 
 # An activity hands back its cursor after so long, far below any function timeout.
 _BUDGET_S = 120.0
-_CHUNK_FILES = 100_000
+_CHUNK_FILES = 25_000
 
 
 async def survey_target(run: FilesRun, survey: str, chunk: int, continuation: str | None) -> tuple[int, str | None]:

@@ -226,7 +226,11 @@ class _Batch:
         }  # fmt: skip
 
     def _failed(self, item: PlannedItem, error: MigrationError) -> FileRecord:
-        retry = isinstance(error, TransientError) and not self.final
+        # Where a file became a folder, what is mirrored deletes the one before the other fits.
+        clears = (
+            isinstance(error, TargetConflict) and error.code == "path_conflict" and self.run.job.deleted == "mirror"
+        )
+        retry = (isinstance(error, TransientError) or clears) and not self.final
         if retry and isinstance(error, TransientError) and error.retry_after_s:
             self.retry_after_s = max(self.retry_after_s or 0.0, error.retry_after_s)
         return {

@@ -129,6 +129,20 @@ def test_an_unreadable_folder_is_no_reason_to_delete(root: Path) -> None:
         manifest = platform.manifest(document["id"])
         deleted = [item["path"] for item in manifest["items"] if item["status"] == "deleted"]
         assert deleted == ["d4/f0004.bin"]
-        denied = {item["path"] for item in manifest["items"] if item["error_code"] == "access_denied"}
-        assert {"d1/f0001.bin", "d2"} <= denied
+        denied = {item["path"]: item["error_code"] for item in manifest["items"] if item["status"] == "failed"}
+        assert denied["d1/f0001.bin"] == "access_denied"
+        assert denied["d2"] == "folder_unreadable"
         assert len(files_below(platform.lake("locked"))) == 19
+
+
+def test_a_job_that_is_pointed_elsewhere_remembers_nothing(platform: Platform) -> None:
+    """The ledger is about one source and one target: a new target gets everything, a new source deletes nothing."""
+    make_files(platform.source("house"), 5)
+    first = _spec(platform, "house", verify="none")
+    assert platform.run(first)["progress"]["uploaded"] == 5
+    elsewhere = {**first, "target": {**platform.spec("house")["target"], "path": "Files/new-house"}}
+    assert platform.run(elsewhere)["progress"]["uploaded"] == 5
+    make_files(platform.source("other-house"), 2)
+    swapped = {**elsewhere, "deleted": "mirror", "source": platform.spec("other-house")["source"]}
+    assert platform.run(swapped)["progress"]["deleted"] == 0
+    assert len(files_below(platform.lake("new-house"))) == 5

@@ -125,5 +125,5 @@ async def test_the_writer_cuts_at_the_row(monkeypatch: pytest.MonkeyPatch) -> No
     await writer.flush()
     await writer.flush()
     assert [(part.first, part.last, part.rows) for part in writer.parts] == [
-        ("f0", "f3", 4), ("f4", "f7", 4), ("f8", "f8", 1),
+        ("f0", "f3", 4), ("f4", "f5", 2), ("f6", "f8", 3),
     ]  # fmt: skip

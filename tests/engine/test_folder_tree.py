@@ -165,7 +165,7 @@ async def test_a_folder_that_may_not_be_listed_is_an_item(tmp_path: Path) -> Non
     (tmp_path / "shut").chmod(0)
     items = await walk(FolderTree(str(tmp_path)), limit=1)
     assert [(item.path, item.problem and item.problem[0]) for item in items] == [
-        ("a", None), ("shut", "access_denied"), ("z", None),
+        ("a", None), ("shut", "folder_unreadable"), ("z", None),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from shared.clients.run_store import ObjectRunStore
 from shared.engine import catalog
 from shared.engine.ledger import commit_ledger, fold_unfinished, open_ledger
 from shared.engine.run_records import RunRecords
-from tests.support.runs import job_spec, memory_store, put_page, record
+from tests.support.runs import PAIR, job_spec, memory_store, put_page, record
 
 
 class Killed(Exception):
@@ -46,13 +46,14 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def rows(store: ObjectRunStore, job: str = "job") -> dict[str, str]:
-    found = await (await open_ledger(store, job)).between(None, None)
+    found = await (await open_ledger(store, job, PAIR)).between(None, None)
     return {path: row["hash"] for path, row in found.items()}
 
 
 async def moved(store: ObjectRunStore, run: str, *records: Any) -> RunRecords:
     opened = RunRecords(store, run)
     await opened.save("run.json", {"spec": job_spec()})
+    await opened.save("prepared.json", {"pair": PAIR})
     await put_page(opened, "p00001", records)
     return opened
 
@@ -101,7 +102,7 @@ async def test_a_repeat_changes_nothing_and_leaves_nothing_behind() -> None:
         found = await rows(store)
         assert expected in (None, found)
         expected = found
-        named = {part.key for part in (await open_ledger(store, "job")).parts}
+        named = {part.key for part in (await open_ledger(store, "job", PAIR)).parts}
         assert set(await store.list("jobs/job/ledger")) == named | {"jobs/job/ledger/index.json"}
 
 
@@ -158,3 +159,25 @@ async def test_ledgers_of_jobs_with_like_names_are_apart() -> None:
     await commit_ledger(await moved(store, "run-1-0", record("c")), "job")
     assert list(await rows(store)) == ["a", "c"]
     assert list(await rows(store, "job-2")) == ["b"]
+
+
+async def test_a_job_that_moves_between_other_places_now_has_nothing_to_remember() -> None:
+    store = memory_store()
+    await commit_ledger(await moved(store, "run-1", record("a"), record("b")), "job")
+    other = "folder /source -> workspace/another/Files/target"
+    assert not (await open_ledger(store, "job", other)).parts
+    elsewhere = await moved(store, "run-2", record("c"))
+    await elsewhere.save("prepared.json", {"pair": other})
+    assert await commit_ledger(elsewhere, "job") == 1
+    assert list(await (await open_ledger(store, "job", other)).between(None, None)) == ["c"]
+    assert not await rows(store)
+
+
+async def test_a_run_that_never_knew_its_target_changes_nothing() -> None:
+    store = memory_store()
+    await commit_ledger(await moved(store, "run-1", record("a")), "job")
+    stopped = RunRecords(store, "run-2")
+    await stopped.save("run.json", {"spec": job_spec()})
+    await commit_ledger(stopped, "job")
+    await fold_unfinished(stopped, "job")
+    assert list(await rows(store)) == ["a"]

@@ -23,7 +23,7 @@ from shared.errors import SourceMissing
 from shared.model.steps import Counts, add_counts, no_counts
 from shared.names import page_name
 from shared.policy.paths import sort_key
-from tests.support.runs import make_run, memory_store, plant, put_page, record
+from tests.support.runs import PAIR, make_run, memory_store, plant, put_page, record
 
 NAMES = st.sampled_from(["a", "b", "a b", "a-", "a.x", "\u00e4", "e\u0301", "%41", "\U0001f600", "z."])
 TREES = st.lists(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=14)
@@ -117,6 +117,7 @@ async def test_a_mirror_plans_what_the_source_lost_and_only_that(
     store = memory_store()
     earlier = RunRecords(store, "files-job-0")
     await put_page(earlier, "p00001", [record(path) for path in sorted(old, key=sort_key)])
+    await earlier.save("prepared.json", {"pair": PAIR})
     await commit_ledger(earlier, "job")
     with TemporaryDirectory() as name:
         plant(Path(name), new)
@@ -188,6 +189,7 @@ async def test_a_filter_does_not_delete_what_it_hides(folder: Path) -> None:
     store = memory_store()
     earlier = RunRecords(store, "files-job-0")
     await put_page(earlier, "p00001", [record("a.pdf"), record("b.txt"), record("gone.pdf")])
+    await earlier.save("prepared.json", {"pair": PAIR})
     await commit_ledger(earlier, "job")
     plant(folder, {"a.pdf": b"", "b.txt": b""})
     run = make_run(folder, store=store, mode="incremental", deleted="mirror", include=["**/*.pdf"])
@@ -202,6 +204,7 @@ async def test_an_empty_source_never_mirrors(folder: Path) -> None:
     store = memory_store()
     earlier = RunRecords(store, "files-job-0")
     await put_page(earlier, "p00001", [record("a")])
+    await earlier.save("prepared.json", {"pair": PAIR})
     await commit_ledger(earlier, "job")
     run = make_run(folder, store=store, mode="incremental", deleted="mirror")
     with pytest.raises(SourceMissing, match="would delete them all"):
@@ -216,6 +219,7 @@ async def test_what_ledger_and_lake_agree_on_is_skipped(folder: Path, mode: str)
     earlier = RunRecords(store, "files-job-0")
     await put_page(earlier, "p00001", [
         record(path, source_version=versions[path]) for path in sorted(versions) if path != "new"])  # fmt: skip
+    await earlier.save("prepared.json", {"pair": PAIR})
     await commit_ledger(earlier, "job")
     (folder / "changed").write_bytes(b"12345")
     run = make_run(folder, store=store, mode=mode)

@@ -27,6 +27,10 @@ def job_spec(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# What a run's ledger is about, in tests that have no more than one source and target.
+PAIR = "folder /mnt/source -> workspace/lakehouse/Files/job"
+
+
 def memory_store() -> ObjectRunStore:
     """A run store that is gone with the test: obstore's own, in memory."""
     return ObjectRunStore(MemoryStore())
@@ -42,6 +46,7 @@ def make_run(
         source=FolderTree(str(source)),
         lake=lake,
         clock=lambda: NOW,
+        pair=PAIR,
     )
 
 

@@ -85,7 +85,13 @@ class LakeFolder:
             RunError: with the sentence that says what to change.
         """
         root = self._root.partition("/")[0]
-        found = await self._properties(root)
+        try:
+            found = await self._properties(root)
+        except ConnectionLost as error:
+            raise ConnectionLost(
+                f"{error.detail}; check ONELAKE_DFS_URL, which is {self._lake.dfs_url}, and the way there",
+                subject="ONELAKE_DFS_URL",
+            ) from None
         if found is None or not found.is_directory:
             raise Configuration(
                 f"the lakehouse shows no {root} folder at {self._lake.dfs_url}; check ONELAKE_DFS_URL, which is "
