@@ -14,7 +14,8 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
         raise LookupError(f"the run store holds no run {request['run']}")
     job = parse_job(document["spec"])
     services.forget_run(request["run"])
-    await services.source(document["source_path"]).check()
+    source = services.source(document["source_path"])
+    await source.check()
     workspace_id, lakehouse_id = await services.resolve(job.target)
     lake = services.lake_folder(job, workspace_id, lakehouse_id)
     await lake.check(write=not job.dry_run)
@@ -23,6 +24,9 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
     settings = services.settings
     await records.save("prepared.json", {
         "workspace_id": workspace_id, "lakehouse_id": lakehouse_id, "source_path": document["source_path"],
+        "source_identity": await source.identity(),
+        # In whole seconds, as the service tells when a file was written.
+        "prepared_at": services.clock().replace(microsecond=0).isoformat(),
         "pair": pair_of(f"folder {document['source_path']}", f"{workspace_id}/{lakehouse_id}/{job.target.path}"),
     })  # fmt: skip
     return {

@@ -59,6 +59,9 @@ class SourceTree(Protocol):
     async def list_page(self, cursor: str | None, limit: int) -> SourcePage:
         """The next items after ``cursor``. ``cursor`` of the answer is None at the end."""
 
+    async def identity(self) -> str | None:
+        """What tells this source from another one at the same place; None where it holds nothing at all."""
+
     async def stat(self, path: str) -> SourceItem | None:
         """The item as it is now; None only if it is provably gone. Raises AccessDenied where that cannot be told."""
 
@@ -89,6 +92,7 @@ class LakeProperties:
     size_bytes: int
     etag: str
     md5: str
+    modified_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,17 @@ class LakeStore(Protocol):
     async def create(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
         """Write a file that is not there. Raises TargetConflict if one is."""
 
-    async def replace(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
-        """Write a file over one that may be there; readers meet the old or the new, never a part."""
+    async def replace(self, path: str, content: OpenItem, *, three_step: bool, only_over: str | None = None) -> Written:
+        """Write a file over one that may be there; readers meet the old or the new, never a part.
+
+        With ``only_over``, an ETag: only if that file is there still; else TargetConflict, code ``target_changed``.
+        """
 
     async def delete(self, path: str, *, etag: str) -> bool:
         """Delete if the file is still the one with this ETag. False if it was gone. Raises TargetConflict."""
+
+    async def remove_empty_folder(self, path: str) -> bool:
+        """Delete a folder that holds nothing; False if it holds something or was gone."""
 
     def read(self, path: str) -> AsyncIterator[bytes]:
         """The committed content in blocks. Raises NotFound; a short or broken answer is a TransientError."""

@@ -185,6 +185,8 @@ class Services:
             lake=self.lake_folder(job, prepared["workspace_id"], prepared["lakehouse_id"]),
             clock=self.clock,
             pair=prepared["pair"],
+            source_identity=prepared["source_identity"],
+            prepared_at=datetime.fromisoformat(prepared["prepared_at"]),
         )
         self._runs[key] = made
         while len(self._runs) > _RUNS_KEPT:

@@ -61,7 +61,7 @@ def bound(body: Body, services: Services) -> Callable[..., Awaitable[func.HttpRe
 def page_size(req: func.HttpRequest, default: int, most: int) -> int:
     """The ``top`` parameter."""
     text = req.params.get("top", str(default))
-    if not text.isdigit() or not 1 <= int(text) <= most:
+    if not (text.isascii() and text.isdigit() and len(text) < 9) or not 1 <= int(text) <= most:
         raise Refused(
             400, "invalid_parameter", f"top: write a number from 1 to {most}",
             [{"path": "top", "message": f"a number from 1 to {most} (got {text[:20]!r})"}],

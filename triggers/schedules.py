@@ -62,9 +62,10 @@ async def run_now(services: Services, client: DurableOrchestrationClient, req: f
     document = await _known(services, _name(req))
     job = parse_job(document["spec"])
     run = await start_job(services, client, job)
-    await services.store.put(
-        _key(job.name), json.dumps({**document, "last_run": run, "last_result": "started"}).encode()
-    )
+    stored = await _load(services, _key(job.name))
+    if stored is not None:
+        changed = {**stored, "last_run": run, "last_result": "started"}
+        await services.store.put(_key(job.name), json.dumps(changed).encode())
     return started(client, req, run, job.kind, job.name)
 
 

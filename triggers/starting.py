@@ -73,7 +73,8 @@ async def start_round(
         records = services.records(run)
         document = await _load_round(services, run, after_round)
         await records.save("run.json", {**document, "round": document["round"] + 1})
-        await services.store.delete([records.key("folded")])
+        # A cancel that came when the round before was all but over is no wish about this one.
+        await services.store.delete([records.key("folded"), records.key("cancel")])
         await _start(
             client, run, document["kind"], document["name"], document["started_at"], document["round"] + 1, base
         )
@@ -113,8 +114,17 @@ async def claim_job(
 
     async def is_alive(current: str, claimed_at: str) -> bool:
         status = await client.get_status(current)
+        claimed = datetime.fromisoformat(claimed_at)
+        is_fresh = (services.clock() - claimed).total_seconds() < _STARTING_S
         if status is None or status.runtime_status is None:
-            return (services.clock() - datetime.fromisoformat(claimed_at)).total_seconds() < _STARTING_S
+            return is_fresh
+        if (
+            status.runtime_status not in ALIVE
+            and is_fresh
+            and status.last_updated_time < claimed.replace(microsecond=0)
+        ):
+            # It ended before it was claimed once more: its next round is being started.
+            return True
         # A parent that was terminated from outside leaves its children at work.
         return status.runtime_status in ALIVE or bool(await children_of(client, current, ALIVE_STATUSES))
 

@@ -122,6 +122,19 @@ class FolderTree:
             elif not is_on_cursor:
                 yield _item(path, found)
 
+    async def identity(self) -> str | None:
+        """Device and inode of the folder: another one once a share is unmounted, or replaced."""
+
+        def look() -> str | None:
+            device, inode = self._identity()
+            with os.scandir(self._root) as entries:
+                return f"{device:x}-{inode:x}" if next(entries, None) is not None else None
+
+        try:
+            return await self.in_thread(look)
+        except OSError as error:
+            raise SourceMissing(f"the source folder cannot be read ({_reason(error)})", subject="source") from None
+
     async def stat(self, path: str) -> SourceItem | None:
         """The file as it is now, or None if nothing is there (any more)."""
         try:
@@ -142,7 +155,7 @@ class FolderTree:
             NotFound, AccessDenied: this item only.
         """
         try:
-            return await self.in_thread(partial(OpenFile, self, self._full(path), path))
+            return await self.in_thread(partial(OpenFile, self, self._root, path))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound("the source file is gone", code="source_gone", subject=printable(path)) from None
         except OSError as error:
@@ -165,12 +178,12 @@ class FolderTree:
 class OpenFile:
     """One file being read; implements ``ports.OpenItem``. Constructed in a thread."""
 
-    def __init__(self, tree: FolderTree, full_path: str, path: str) -> None:
+    def __init__(self, tree: FolderTree, root: str, path: str) -> None:
         self._tree = tree
         self._path = path
         self._held = b""
         self._checked = False
-        self._descriptor = os.open(full_path, _OPEN_FLAGS)
+        self._descriptor = _open_below(root, path)
         try:
             self._before = os.fstat(self._descriptor)
             _assert_file(self._before)
@@ -202,7 +215,13 @@ class OpenFile:
 
     async def finish(self) -> None:
         """Raises SourceChanged unless size, time and identity are still those of the moment it was opened."""
-        changed = self._changed if self._checked else await self._tree.in_thread(self._has_changed)
+        try:
+            changed = self._changed if self._checked else await self._tree.in_thread(self._has_changed)
+        except OSError as error:
+            raise ItemError(
+                f"the source file cannot be read ({_reason(error)})",
+                code="source_unreadable", subject=printable(self._path),
+            ) from None  # fmt: skip
         if changed:
             raise SourceChanged("the source file changed while it was read", subject=printable(self._path))
 
@@ -225,6 +244,25 @@ class OpenFile:
     def _has_changed(self) -> bool:
         now = os.fstat(self._descriptor)
         return _version(now) != _version(self._before)
+
+
+def _open_below(root: str, path: str) -> int:
+    """Open a file for reading without following a link at any step below ``root``.
+
+    A folder that is exchanged for a link between listing and reading must not lead out of the allowed roots.
+    """
+    if os.open not in os.supports_dir_fd:
+        return os.open(f"{root}/{path}", _OPEN_FLAGS)
+    *folders, name = path.split("/")
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in folders:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        return os.open(name, _OPEN_FLAGS, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _assert_file(found: os.stat_result) -> None:

@@ -232,7 +232,7 @@ class Transport:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """The Retry-After header in seconds; the date form is not used by these services and counts as absent."""
     value = headers.get("Retry-After", "").strip()
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 9 else None
 
 
 def _named(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """One files migration as its activities see it: the job, its source, its target and its memory."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from shared.engine.catalog import Catalog
 from shared.engine.run_records import RunRecords
@@ -11,7 +12,10 @@ from shared.ports import Clock, LakeStore, SourceTree
 
 @dataclass
 class FilesRun:
-    """Everything that stays the same while one run goes on; ``pair`` names source and target for the ledger."""
+    """Everything that stays the same while one run goes on; ``pair`` names source and target for the ledger.
+
+    ``source_identity`` is that of the moment when the run was prepared at ``prepared_at``.
+    """
 
     job: FilesJob
     records: RunRecords
@@ -19,6 +23,8 @@ class FilesRun:
     lake: LakeStore
     clock: Clock
     pair: str
+    source_identity: str | None = None
+    prepared_at: datetime | None = None
     include: Globs = field(init=False)
     exclude: Globs = field(init=False)
     ledger: Catalog | None = None

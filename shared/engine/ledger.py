@@ -73,6 +73,7 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
                     "source_version": record["source_version"],
                     "hash": record["hash"],
                     "etag": record.get("etag") or "",
+                    "own": record.get("own", record["status"] == "uploaded"),
                     "moved_at": record["finished_at"],
                 },
             )

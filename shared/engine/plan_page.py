@@ -1,5 +1,6 @@
 """Planning: one page of the source becomes work packages and settled records."""
 
+from shared.engine.catalog import Row
 from shared.engine.files_run import FilesRun
 from shared.engine.ledger import open_ledger
 from shared.engine.run_records import RunRecords
@@ -129,7 +130,7 @@ async def _sort_out(
             continue
         if item.problem is not None:
             code, detail = item.problem
-            if code == "source_gone" and memory is not None and job.deleted == "mirror":
+            if code == "source_gone" and memory is not None and job.deleted == "mirror" and _is_ours(memory):
                 planned.append(_deletion(item.path, memory["etag"]))
                 continue
             settled.append(_settled(run, page, item.path, item.size_bytes, item.version,
@@ -141,7 +142,7 @@ async def _sort_out(
                                     code="unmappable_path", detail=f"the path {reason}"))  # fmt: skip
             continue
         ledger = (
-            LedgerEntry(memory["size_bytes"], memory["source_version"], memory["hash"], memory["etag"])
+            LedgerEntry(memory["size_bytes"], memory["source_version"], memory["hash"], memory["etag"], memory["own"])
             if memory
             else None
         )
@@ -151,16 +152,21 @@ async def _sort_out(
         if action == "skip":
             assert ledger is not None
             settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "skipped",
-                                    md5=ledger.hash, etag=ledger.etag))  # fmt: skip
+                                    md5=ledger.hash, etag=ledger.etag, own=ledger.own))  # fmt: skip
         elif action == "fail":
             settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "failed",
                                     code="target_exists", detail="another file is there already"))  # fmt: skip
         else:
             planned.append({"path": item.path, "size_bytes": item.size_bytes, "source_version": item.version,
-                            "action": action, "etag": ""})  # fmt: skip
+                            "action": action, "etag": ledger.etag if ledger else "",
+                            "own": ledger is not None and ledger.own and (not lake_known or (
+                                lake is not None and lake.etag == ledger.etag))})  # fmt: skip
     if job.deleted == "mirror" and first_round:
         # What the ledger remembers and the walk did not meet. The transfer asks the source once more before it deletes.
-        planned += [_deletion(path, row["etag"]) for path, row in remembered.items() if run.wanted(path)]
+        # What it only found there with the same content was never its to delete.
+        planned += [
+            _deletion(path, row["etag"]) for path, row in remembered.items() if run.wanted(path) and _is_ours(row)
+        ]
         planned.sort(key=lambda item: sort_key(item["path"]))
     return planned, settled
 
@@ -170,7 +176,11 @@ def _last(listed: SourcePage) -> str | None:
 
 
 def _deletion(path: str, etag: str) -> PlannedItem:
-    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag}
+    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag, "own": True}
+
+
+def _is_ours(row: Row) -> bool:
+    return bool(row["own"] and row["etag"])
 
 
 def _settled(
@@ -183,11 +193,12 @@ def _settled(
     *,
     md5: str | None = None,
     etag: str | None = None,
+    own: bool = False,
     code: str | None = None,
     detail: str | None = None,
 ) -> FileRecord:
     return {
         "path": path, "target": run.target(printable(path)), "status": status, "size_bytes": size_bytes, "hash": md5,
-        "hash_kind": "md5" if md5 else None, "source_version": version or None, "etag": etag, "attempts": 0,
+        "hash_kind": "md5" if md5 else None, "source_version": version or None, "etag": etag, "own": own, "attempts": 0,
         "error_code": code, "error_detail": detail, "batch": page, "finished_at": run.now(),
     }  # fmt: skip

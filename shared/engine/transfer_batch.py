@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shared.engine.files_run import FilesRun
@@ -12,6 +13,7 @@ from shared.errors import (
     RunError,
     ServiceUnavailable,
     SourceChanged,
+    SourceMissing,
     TargetConflict,
     TransientError,
 )
@@ -26,6 +28,7 @@ _CHECKPOINT_EVERY_S = 10.0
 # So many failures of the service in a row, with no success between them, mean that it is down.
 _TRIPPING_FAILURES = 20
 _WORKERS = 128
+_ACHIEVED = frozenset({"uploaded", "skipped", "deleted"})
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,11 @@ class _Batch:
                 self.stop = self.stop or _Stop(None)
 
     async def _save(self) -> None:
+        # Another delivery of this batch may have been at work meanwhile, and what it achieved is true.
+        for record in await self.run.records.results(self.page, self.name) or []:
+            mine = self.done.get(record["path"])
+            if record["status"] in _ACHIEVED and (mine is None or mine["status"] not in _ACHIEVED):
+                self.done[record["path"]] = record
         records = [self.done[item["path"]] if item["path"] in self.done else self._untouched(item)
                    for item in self.items]  # fmt: skip
         await self.run.records.put_results(self.page, self.name, records)
@@ -147,7 +155,14 @@ class _Batch:
         except MigrationError as error:
             if isinstance(error, ConnectionLost | ServiceUnavailable):
                 self.failures_in_a_row += 1
-            return self._failed(item, error)
+            record = self._failed(item, error)
+            if record["status"] == "retrying" and error.code == "path_conflict":
+                # What was in the folder is being mirrored away; once it is empty, the file fits.
+                with suppress(MigrationError):
+                    await self.run.lake.remove_empty_folder(item["path"])
+            if record["status"] == "failed" and item["action"] == "create" and not isinstance(error, TargetConflict):
+                await self._remove_leftover(item)
+            return record
         self.failures_in_a_row = 0
         return record
 
@@ -171,11 +186,13 @@ class _Batch:
                     return same
                 # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
                 own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
-                if self.run.job.existing == "fail" and found is not None and not own_leftover:
+                if self.run.job.existing == "fail" and found is not None and not own_leftover and not item["own"]:
                     raise TargetConflict("another file is there already", code="target_exists", subject=path)
+            # The job may replace its own file only, and only while it is that.
+            only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
             content = await self.run.source.open(path)
             try:
-                written = await lake.replace(path, content, three_step=three_step)
+                written = await lake.replace(path, content, three_step=three_step, only_over=only_over)
                 return self._moved(item, "uploaded", content, written)
             finally:
                 await content.close()
@@ -194,13 +211,31 @@ class _Batch:
                 return None
         finally:
             await content.close()
-        # The listing before the run showed nothing here, so an earlier delivery of this batch wrote it.
-        ours = item["action"] == "create" and self.lake_known
+        # Nothing was here when the run began, so an earlier delivery of this batch wrote it.
+        began, written_at = self.run.prepared_at, found.modified_at
+        is_new = self.lake_known or (began is not None and written_at is not None and written_at >= began)
+        ours = item["action"] == "create" and is_new
         written = Written(content.size_bytes, own, found.etag)
-        return self._moved(item, "uploaded" if ours else "skipped", content, written)
+        record = self._moved(item, "uploaded" if ours else "skipped", content, written)
+        return {**record, "own": ours or item["own"]}
+
+    async def _remove_leftover(self, item: PlannedItem) -> None:
+        """Where an upload was given up, delete the empty file that its beginning left, if it is that."""
+        path = item["path"]
+        with suppress(MigrationError):
+            found = await self.run.lake.properties(path)
+            if found is not None and not found.is_directory and not found.size_bytes and item["size_bytes"]:
+                await self.run.lake.delete(path, etag=found.etag)
 
     async def _delete(self, item: PlannedItem) -> FileRecord:
         path = item["path"]
+        if await self.run.source.identity() != self.run.source_identity:
+            raise SourceMissing(
+                "the source folder is not the one that the run began with, or is empty now; nothing more is deleted. "
+                "Check that it is mounted, and start the job again",
+                code="source_empty",
+                subject="source",
+            )
         if await self.run.source.stat(path) is not None:
             return {**self._untouched(item), "status": "skipped", "error_code": "source_not_gone",
                     "error_detail": "the source has it after all; nothing was deleted",
@@ -222,7 +257,7 @@ class _Batch:
         return {
             **self._untouched(item), "status": status, "size_bytes": written.size_bytes, "hash": written.md5,
             "hash_kind": "md5", "source_version": content.version, "etag": written.etag.strip('"'),
-            "attempts": self.attempt, "finished_at": self.run.now(),
+            "own": True, "attempts": self.attempt, "finished_at": self.run.now(),
         }  # fmt: skip
 
     def _failed(self, item: PlannedItem, error: MigrationError) -> FileRecord:

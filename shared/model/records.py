@@ -14,7 +14,9 @@ class PlannedItem(TypedDict):
     source_version: str
     action: str
     etag: str
-    """Of the file in the lake as the plan saw it, for a delete on condition; else empty."""
+    """Of the file in the lake that this job remembers, for what is done on that condition; else empty."""
+    own: bool
+    """Whether the file that is in the lake now is, as far as the plan can tell, the one that this job wrote."""
 
 
 class FileRecord(TypedDict, total=False):
@@ -28,6 +30,8 @@ class FileRecord(TypedDict, total=False):
     hash_kind: str | None
     source_version: str | None
     etag: str | None
+    own: bool
+    """Whether this job wrote the bytes, rather than found them. For the ledger."""
     attempts: int
     error_code: str | None
     error_detail: str | None

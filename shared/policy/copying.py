@@ -9,12 +9,16 @@ Action = Literal["create", "replace", "compare", "skip", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What this job knows that it has put into the lake; without a ``hash``, what was found damaged there."""
+    """What this job knows of a file in the lake; without a ``hash``, what was found damaged there.
+
+    ``own``: this job wrote it, rather than found it there with the same content.
+    """
 
     size_bytes: int
     source_version: str
     hash: str
     etag: str
+    own: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,11 @@ def decide(
     """
     known = ledger is not None and ledger.size_bytes == size_bytes and ledger.source_version == source_version
     if not lake_known:
-        if existing == "overwrite" and ledger is None:
-            return "create"
         if known:
             return "skip"
-        return "replace" if ledger is not None else "create"
+        if ledger is None:
+            return "create"
+        return "compare" if existing == "fail" and not ledger.own else "replace"
     if lake is None:
         return "create"
     if existing == "overwrite":
@@ -68,7 +72,7 @@ def decide(
     untouched = ledger is not None and lake.size_bytes == ledger.size_bytes and lake.etag == ledger.etag
     if known and untouched:
         return "skip"
-    if existing == "fail" and untouched:
+    if existing == "fail" and untouched and ledger is not None and ledger.own:
         # The job's own file, whose source has changed: not what `existing: fail` protects.
         return "replace"
     if lake.size_bytes == size_bytes:

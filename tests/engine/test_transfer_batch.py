@@ -28,6 +28,7 @@ def planned(path: str, action: str = "create", etag: str = "") -> PlannedItem:
         "source_version": "v",
         "action": action,
         "etag": etag,
+        "own": False,
     }
 
 

@@ -47,6 +47,7 @@ def make_run(
         lake=lake,
         clock=lambda: NOW,
         pair=PAIR,
+        source_identity=f"{source.stat().st_dev:x}-{source.stat().st_ino:x}",
     )
 
 

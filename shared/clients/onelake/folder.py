@@ -6,10 +6,13 @@ SDK's three of 1 ms. Listing, properties, directories and deletes are Microsoft'
 
 import asyncio
 import hashlib
+import secrets
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from azure.core import MatchConditions
@@ -23,6 +26,7 @@ from shared.errors import (
     Configuration,
     ConnectionLost,
     ItemError,
+    MigrationError,
     NotFound,
     SourceChanged,
     TargetConflict,
@@ -153,22 +157,31 @@ class LakeFolder:
         """
         return await self._upload(path, path, content, new=True, three_step=three_step)
 
-    async def replace(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
+    async def replace(self, path: str, content: OpenItem, *, three_step: bool, only_over: str | None = None) -> Written:
         """Write beside the target and rename over it, so that a reader meets the old file or the new one.
 
-        Idempotent: the staging name is made of the path alone, so a repeat overwrites what a kill left behind.
+        Idempotent in its effect. The staging name is never used twice: of two deliveries of one item at the same time
+        each writes its own file, and the later rename wins whole. What a kill leaves is removed by the job's next
+        listing.
         """
-        if self._put_blob and content.size_bytes <= SMALL_BLOCK_BYTES:
+        if self._put_blob and content.size_bytes <= SMALL_BLOCK_BYTES and only_over is None:
             # One call is one commit: the old bytes or the new ones, without a rename.
             return await self._upload(path, path, content, new=False, three_step=three_step)
         folder, slash, _ = path.rpartition("/")
-        digest = hashlib.sha256(path.encode()).hexdigest()[:20]
-        staging = f"{folder}{slash}{staging_prefix(self._owner)}{digest}"
-        written = await self._upload(path, staging, content, new=False, three_step=three_step)
-        etag = await self._rename(staging, path, written)
+        staging = f"{folder}{slash}{staging_prefix(self._owner)}{secrets.token_hex(8)}"
+        try:
+            written = await self._upload(path, staging, content, new=False, three_step=three_step, staged=True)
+            etag = await self._rename(staging, path, written, only_over)
+        except (ItemError, SourceChanged):
+            # Under a name that nobody else uses; where the service itself is the trouble, the next listing removes it.
+            with suppress(MigrationError):
+                await self.delete(staging, etag="")
+            raise
         return Written(written.size_bytes, written.md5, etag)
 
-    async def _upload(self, subject: str, path: str, content: OpenItem, *, new: bool, three_step: bool) -> Written:
+    async def _upload(
+        self, subject: str, path: str, content: OpenItem, *, new: bool, three_step: bool, staged: bool = False
+    ) -> Written:
         size = content.size_bytes
         block = block_bytes(size)
         if size > block:
@@ -177,12 +190,14 @@ class LakeFolder:
         await content.finish()
         if len(data) != size:
             raise SourceChanged(f"holds {len(data)} bytes where {size} were announced", subject=subject)
-        return await self._write_small(subject, path, data, new=new, three_step=three_step)
+        return await self._write_small(subject, path, data, new=new, three_step=three_step, staged=staged)
 
-    async def _write_small(self, subject: str, path: str, data: bytes, *, new: bool, three_step: bool) -> Written:
+    async def _write_small(
+        self, subject: str, path: str, data: bytes, *, new: bool, three_step: bool, staged: bool
+    ) -> Written:
         digest = await _md5(data)
         md5 = b64encode(digest).decode("ascii")
-        if self._put_blob:
+        if self._put_blob and not staged:
             put = await self._put_whole(subject, path, data, md5, new=new)
             return Written(len(data), digest.hex(), _etag(put.headers.get("ETag")) or await self._etag(path))
         created = await self._create_path(subject, path, md5, new=new)
@@ -209,7 +224,8 @@ class LakeFolder:
     async def _put_whole(self, subject: str, path: str, data: bytes, md5: str, *, new: bool) -> Answer:
         """Put Blob: the file is there whole or not at all."""
         await self._lake.transport.pacing.spend(len(data), self._bandwidth)
-        return await self._lake.transport.send(
+        began_s = time.perf_counter()
+        answer = await self._lake.transport.send(
             "PUT",
             f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}",
             headers={
@@ -220,6 +236,9 @@ class LakeFolder:
             data=data,
             subject=subject,
         )  # fmt: skip
+        if answer.attempt == 1:
+            self._uploads.answered(time.perf_counter() - began_s)
+        return answer
 
     async def _settle(self, path: str, data: bytes, digest: bytes, error: TransientError) -> Written:
         """An earlier try may have committed unseen, and a repeat at position 0 is then refused: look."""
@@ -230,14 +249,16 @@ class LakeFolder:
 
     async def _write_large(self, subject: str, path: str, content: OpenItem, block: int, *, new: bool) -> Written:
         created = await self._create_path(subject, path, None, new=new)
+        etag = created.headers.get("ETag", "")
         try:
-            return await self._write_blocks(subject, path, content, block, created)
-        except (SourceChanged, ItemError):
-            # A name at its final path means whole bytes; the empty file of an upload that cannot be is not left there.
-            await self._lake.transport.send("DELETE", self._url(path), headers=_VERSION, subject=subject)
+            return await self._write_blocks(subject, path, content, block, etag)
+        except SourceChanged:
+            # The empty file of an upload that cannot be goes again, if it is still that and nobody else's.
+            with suppress(MigrationError):
+                await self.delete(path, etag=_etag(etag))
             raise
 
-    async def _write_blocks(self, subject: str, path: str, content: OpenItem, block: int, created: Answer) -> Written:
+    async def _write_blocks(self, subject: str, path: str, content: OpenItem, block: int, etag: str) -> Written:
         # One block ahead: the next one is read and hashed while this one is on the wire.
         whole = hashlib.md5(usedforsecurity=False)
         position = 0
@@ -262,7 +283,7 @@ class LakeFolder:
                 await asyncio.gather(sending, return_exceptions=True)
         await content.finish()
         md5 = b64encode(whole.digest()).decode("ascii")
-        answer = await self._flush(subject, path, position, md5, created.headers.get("ETag", ""))
+        answer = await self._flush(subject, path, position, md5, etag)
         return Written(position, whole.hexdigest(), _etag(answer.headers.get("ETag")))
 
     async def _create_path(self, subject: str, path: str, md5: str | None, *, new: bool) -> Answer:
@@ -321,7 +342,7 @@ class LakeFolder:
                 return Answer(200, {"ETag": found.etag}, b"", 2)
             raise
 
-    async def _rename(self, source: str, path: str, written: Written) -> str:
+    async def _rename(self, source: str, path: str, written: Written, only_over: str | None) -> str:
         try:
             answer = await self._lake.transport.send(
                 "PUT",
@@ -330,6 +351,7 @@ class LakeFolder:
                 headers={
                     "x-ms-version": API_VERSION,
                     "x-ms-rename-source": f"/{self._workspace}/{self._item}/{encode_path(self._below(source))}",
+                    **({"If-Match": f'"{only_over}"'} if only_over is not None else {}),
                 },
                 subject=path,
             )
@@ -382,6 +404,16 @@ class LakeFolder:
             return False
         return True
 
+    async def remove_empty_folder(self, path: str) -> bool:
+        """Delete a folder that holds nothing. False if it holds something, or is gone."""
+        try:
+            await self._lake.transport.send(
+                "DELETE", f"{self._url(path)}?recursive=false", headers=_VERSION, subject=path
+            )
+        except (NotFound, TargetConflict):
+            return False
+        return True
+
     async def read(self, path: str) -> AsyncIterator[bytes]:
         """The committed bytes, block by block, exactly as many as the service announced."""
         headers = {"x-ms-version": API_VERSION}
@@ -406,6 +438,7 @@ class LakeFolder:
             size_bytes=int(found.headers.get("Content-Length", "0")),
             etag=_etag(found.headers.get("ETag", "")),
             md5=_hex(found.headers.get("Content-MD5", "")),
+            modified_at=_moment(found.headers.get("Last-Modified", "")),
         )
 
     async def _etag(self, path: str) -> str:
@@ -438,6 +471,13 @@ def _hex(md5: str) -> str:
         return b64decode(md5, validate=True).hex()
     except ValueError:
         return ""
+
+
+def _moment(header: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header)
+    except ValueError:
+        return None
 
 
 def _etag(text: str | None) -> str:
