@@ -24,6 +24,15 @@ class Aborted(Exception):
         self.abort = abort
 
 
+def bug_of(error: Exception) -> Abort:
+    """What no classifier knows: a fault of this program, or a worker that was lost three times.
+
+    The first line alone: the SDK puts the traceback behind it, with paths of the worker, and the log has that.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return {"code": "internal_error", "detail": lines[0].strip()[:500]}
+
+
 def activity(context: DurableOrchestrationContext, name: str, request: Any) -> TaskBase:
     """Schedule an activity that survives the loss of its worker."""
     return context.call_activity_with_retry(name, LOST_WORKER, request)

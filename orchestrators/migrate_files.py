@@ -21,7 +21,7 @@ from typing import Any
 from azure.durable_functions import DurableOrchestrationContext
 from azure.durable_functions.models.Task import TaskBase
 
-from orchestrators.durable import Aborted, Steps, activity, opened, pause, sliding_window, step
+from orchestrators.durable import Aborted, Steps, activity, bug_of, opened, pause, sliding_window, step
 from shared.model.steps import (
     Abort,
     MigrateFilesInput,
@@ -80,7 +80,7 @@ def migrate_files(context: DurableOrchestrationContext) -> Steps:
     except Aborted as aborted:
         error = aborted.abort
     except Exception as bug:  # noqa: BLE001 - whatever it is, the manifest must still say what was moved
-        error = _bug(bug)
+        error = bug_of(bug)
     return (yield from migration.finish(error))
 
 
@@ -271,7 +271,7 @@ class _Migration:
             except Aborted as aborted:
                 error = error or aborted.abort
             except Exception as bug:  # noqa: BLE001 - the manifest must still say what was moved
-                error = error or _bug(bug)
+                error = error or bug_of(bug)
         status = self.outcome(error)
         manifest = {
             "run": self.run, "round": self.round, "status": status, "error": error, "verification": self.report(),
@@ -308,7 +308,7 @@ class _Migration:
                 self.fail(aborted.abort)
                 return []
             except Exception as bug:  # noqa: BLE001 - an activity's failure, whatever its type was over there
-                self.fail(_bug(bug))
+                self.fail(bug_of(bug))
                 return []
         self.state["phase"] = "transferring"
         add_counts(self.state["counts"], outcome["counts"])
@@ -330,7 +330,7 @@ class _Migration:
         """Take in a page's outcome; whether nothing at all went through."""
         state = self.state
         if isinstance(outcome, Exception):
-            self.fail(_bug(outcome))
+            self.fail(bug_of(outcome))
             return False
         add_counts(state["counts"], outcome["counts"])
         if outcome["retry"]:
@@ -360,7 +360,7 @@ class _Migration:
         except Aborted as aborted:
             self.fail(aborted.abort)
         except Exception as bug:  # noqa: BLE001 - an activity's failure, whatever its type was over there
-            self.fail(_bug(bug))
+            self.fail(bug_of(bug))
         return None
 
     def fail(self, abort: Abort) -> None:
@@ -416,8 +416,3 @@ class _Migration:
             "waiting": sum(len(batches) for batches in state["waiting"].values()), "attempt": state["attempt"],
             "children": [page_instance_id(self.run, page, state["attempt"]) for page in running],
         })  # fmt: skip
-
-
-def _bug(error: Exception) -> Abort:
-    """What no classifier knows: a fault of this program, or a worker that was lost three times."""
-    return {"code": "internal_error", "detail": str(error).strip()[:500] or type(error).__name__}

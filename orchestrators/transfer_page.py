@@ -11,7 +11,7 @@ from typing import Any
 from azure.durable_functions import DurableOrchestrationContext
 from azure.durable_functions.models.Task import TaskBase
 
-from orchestrators.durable import Steps, activity, sliding_window
+from orchestrators.durable import Steps, activity, bug_of, sliding_window
 from shared.model.steps import TransferBatchRequest, TransferPageOutcome, TransferPageRequest, add_counts, no_counts
 from shared.names import TRANSFER_BATCH
 
@@ -45,7 +45,7 @@ def _add(outcome: TransferPageOutcome, batch: int, envelope: Any) -> bool:
     """Add one batch's result; whether to go on."""
     if isinstance(envelope, Exception):
         # A bug, or a worker that was lost three times: the run must not go on as if nothing were.
-        outcome["abort"] = outcome["abort"] or {"code": "internal_error", "detail": str(envelope).strip()[:500]}
+        outcome["abort"] = outcome["abort"] or bug_of(envelope)
         return False
     if "abort" in envelope:
         outcome["abort"] = outcome["abort"] or envelope["abort"]

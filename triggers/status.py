@@ -181,7 +181,7 @@ def _error(runtime: OrchestrationRuntimeStatus, shown: dict[str, Any], output: A
     if error:
         return {"code": error["code"], "message": error["detail"]}
     if runtime is OrchestrationRuntimeStatus.Failed:
-        return {"code": "internal_error", "message": str(output).strip()[:500]}
+        return {"code": "internal_error", "message": str(output).strip().partition("\n")[0][:500]}
     return None
 
 

@@ -87,6 +87,7 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
                     "source_version": "",
                     "hash": "",
                     "etag": record.get("etag") or "",
+                    "own": record.get("own", True),
                     "moved_at": record["finished_at"],
                 },
             )
