@@ -7,23 +7,18 @@ Retry-After, 503, or a reset before or after the effect. Every byte is compared 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench._platform import FINISHED, REPOSITORY, call, start_host
 from local.demo.comparison import compare_folders
 from local.emulators.launch import launch as launch_emulators
-from local.host.process import RunningHost
-from local.host.process import launch as launch_host
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-_FINISHED = ("completed", "completed_with_failures", "failed", "cancelled")
 _UPLOAD_OPERATIONS = ("create", "append", "flush", "append_flush", "properties", "rename", "delete")
 _KINDS: dict[str, dict[str, Any]] = {
     "429": {"fault": "throttle", "retry_after_s": 1},
@@ -75,14 +70,7 @@ def _measure(arguments: argparse.Namespace, source: Path, kind: str, share: floa
     shutil.rmtree(work, ignore_errors=True)
     with launch_emulators(work / "emulators", latency_ms=arguments.latency_ms) as emulators:
         emulators.set_faults(_rules(kind, share))
-        environment = {
-            **emulators.environment(),
-            "RUN_STORE_URL": f"file:{work / 'store'}",
-            "FOLDER_SOURCE_ROOTS": str(source),
-            "SCHEDULE_TICK": "0 0 0 1 1 *",
-            "RETRY_FIRST_DELAY_S": "1",
-        }
-        with launch_host(REPOSITORY, work / "host", environment) as host:
+        with start_host(work, source, emulators, RETRY_FIRST_DELAY_S="1") as host:
             spec = {
                 "kind": "files",
                 "name": "faults",
@@ -91,8 +79,8 @@ def _measure(arguments: argparse.Namespace, source: Path, kind: str, share: floa
                 "verify": "none",
             }
             started_s = time.monotonic()
-            run = _call(host, "POST", "/api/migrations", spec)["id"]
-            while (status := _call(host, "GET", f"/api/migrations/{run}"))["status"] not in _FINISHED:
+            run = call(host, "POST", "/api/migrations", spec)["id"]
+            while (status := call(host, "GET", f"/api/migrations/{run}"))["status"] not in FINISHED:
                 time.sleep(0.05)
             elapsed_s = time.monotonic() - started_s
         stats = emulators.stats()["onelake"]
@@ -106,17 +94,6 @@ def _rules(kind: str, share: float) -> list[dict[str, Any]]:
         return []
     kinds = [one for one in _KINDS.values() if one] if kind == "mixed" else [_KINDS[kind]]
     return [{"service": "onelake", "operation": "any", "probability": share / len(kinds), **one} for one in kinds]
-
-
-def _call(host: RunningHost, method: str, path: str, body: Any = None) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - the host's own address
-        host.url + path,
-        method=method,
-        data=json.dumps(body).encode() if body is not None else None,
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-        return json.loads(answer.read())
 
 
 if __name__ == "__main__":

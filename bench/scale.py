@@ -14,25 +14,22 @@ import shutil
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench._platform import FINISHED, REPOSITORY, call, start_host
 from bench._watch import tree_cpu_s
 from local.demo.comparison import compare_folders
 from local.emulators.launch import RunningEmulators
 from local.emulators.launch import launch as launch_emulators
 from local.host.process import RunningHost
-from local.host.process import launch as launch_host
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 CASE_STUDY_FILES = 376_888
 _MIB = 1024 * 1024
 _FILES_PER_FOLDER = 500
-_FINISHED = ("completed", "completed_with_failures", "failed", "cancelled")
 _COMMITS = ("append_flush", "flush")
 
 
@@ -88,13 +85,7 @@ def _measure(size: int, kills: int, work: Path) -> Outcome:
 
 
 def _run(outcome: Outcome, kills: int, work: Path, source: Path, emulators: RunningEmulators) -> None:
-    environment = {
-        **emulators.environment(),
-        "RUN_STORE_URL": f"file:{work / 'store'}",
-        "FOLDER_SOURCE_ROOTS": str(source),
-        "SCHEDULE_TICK": "0 0 0 1 1 *",
-    }
-    host = launch_host(REPOSITORY, work / "host", environment)
+    host = start_host(work, source, emulators)
     try:
         started_s = time.monotonic()
         spec = {
@@ -103,13 +94,13 @@ def _run(outcome: Outcome, kills: int, work: Path, source: Path, emulators: Runn
             "source": {"type": "folder", "path": str(source)},
             "target": {"workspace": "Migration", "lakehouse": "Landing", "path": "Files/scale"},
         }
-        run = _call(host, "POST", "/api/migrations", spec)["id"]
+        run = call(host, "POST", "/api/migrations", spec)["id"]
         moments = [outcome.files * (number + 1) // (kills + 1) for number in range(kills)]
         status: dict[str, Any] = {"status": "planning"}
         with _Memory(host) as memory:
-            while status["status"] not in _FINISHED:
+            while status["status"] not in FINISHED:
                 time.sleep(0.25)
-                status = _call(host, "GET", f"/api/migrations/{run}")
+                status = call(host, "GET", f"/api/migrations/{run}")
                 memory.is_moving = status["status"] == "transferring"
                 if moments and status["progress"]["uploaded"] >= moments[0]:
                     moments.pop(0)
@@ -118,7 +109,7 @@ def _run(outcome: Outcome, kills: int, work: Path, source: Path, emulators: Runn
                     host.kill()
                     before = _commits(emulators)
                     killed_s = time.monotonic()
-                    host = launch_host(REPOSITORY, work / "host", environment)
+                    host = start_host(work, source, emulators)
                     memory.host = host
                     while _commits(emulators) == before:
                         time.sleep(0.02)
@@ -187,17 +178,6 @@ def _make_files(root: Path, count: int) -> None:
         begin = number * 37 % (len(pool) - 8192)
         data = b"%012d" % number + pool[begin : begin + 2000 + number * 13 % 4000]
         (folder / f"invoice-{number:06d}.pdf").write_bytes(data)
-
-
-def _call(host: RunningHost, method: str, path: str, body: Any = None) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - the host's own address
-        host.url + path,
-        method=method,
-        data=json.dumps(body).encode() if body is not None else None,
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-        return json.loads(answer.read())
 
 
 def _table(outcomes: list[Outcome]) -> str:
