@@ -95,6 +95,7 @@ async def _engine(plan: Plan) -> Callable[[], Awaitable[None]]:
         source=services.source(plan.source),
         lake=services.lake_folder(job, plan.workspace_id, plan.item_id),
         clock=services.clock,
+        pair="bench",
     )
     await run.lake.check(write=True)
     items = list((await run.source.list_page(None, 1_000_000)).items)
@@ -102,7 +103,7 @@ async def _engine(plan: Plan) -> Callable[[], Awaitable[None]]:
     for number, (start, end) in enumerate(parts):
         await run.records.put_batch("p00001", number, [
             {"path": item.path, "size_bytes": item.size_bytes, "source_version": item.version, "action": "create",
-             "etag": ""}
+             "etag": "", "own": False}
             for item in items[start:end]
         ])  # fmt: skip
     at_once = asyncio.Semaphore(job.limits.parallel_batches)
