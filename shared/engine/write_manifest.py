@@ -135,6 +135,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2.5rem auto;max-width:70rem;padding:0 1rem;color:#1b1b1f}
 h1{font-size:1.5rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;
 border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}table.facts th{width:16rem;font-weight:600}
+table.failed td+td{white-space:nowrap}table.failed td+td+td{white-space:normal;min-width:16rem}
 .status{display:inline-block;padding:.1rem .6rem;border-radius:1rem;background:#e6f4ea;color:#12612b}
 .status.bad{background:#fde7e7;color:#8a1212}
 @media(prefers-color-scheme:dark){body{background:#17171a;color:#eee}th,td{border-color:#333}}
@@ -156,8 +157,8 @@ def _html(head: dict[str, Any], failures: list[FileRecord]) -> str:
         rest = head["counts"]["failed"] - len(failures)
         more = f"<p>{rest:,} more are in the JSON and CSV manifests.</p>" if rest else ""
         failed = (
-            f"<h2>Failed ({head['counts']['failed']:,})</h2><table><thead><tr><th>Path</th><th>Code</th><th>Why</th>"
-            f"</tr></thead><tbody>{items}</tbody></table>{more}"
+            f"<h2>Failed ({head['counts']['failed']:,})</h2><table class='failed'><thead><tr><th>Path</th><th>Code</th>"
+            f"<th>Why</th></tr></thead><tbody>{items}</tbody></table>{more}"
         )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Migration {cell(head["name"])}</title>'

@@ -405,10 +405,15 @@ class LakeFolder:
         return True
 
     async def remove_empty_folder(self, path: str) -> bool:
-        """Delete a folder that holds nothing. False if it holds something, or is gone."""
+        """Delete a folder that holds nothing. False if it holds something, is no folder, or is gone."""
+        found = await self.properties(path)
+        if found is None or not found.is_directory:
+            return False
         try:
+            # On condition, since the same call would delete a file that took the folder's place meanwhile.
+            condition = {"If-Match": f'"{found.etag}"'}
             await self._lake.transport.send(
-                "DELETE", f"{self._url(path)}?recursive=false", headers=_VERSION, subject=path
+                "DELETE", f"{self._url(path)}?recursive=false", headers=_VERSION | condition, subject=path
             )
         except (NotFound, TargetConflict):
             return False
