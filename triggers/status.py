@@ -62,10 +62,11 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
     shown = shown if isinstance(shown, dict) else {}
     output = _decoded(found.output)
     counts: Counts = dict(no_counts(), **shown.get("counts", {}))  # type: ignore[assignment]
-    concurrency = None
+    concurrency, updated_at = None, found.last_updated_time
     if found.runtime_status in ALIVE:
         for child in shown.get("children", []):
-            concurrency = await _add_child(client, child, counts) or concurrency
+            level, moment = await _add_child(client, child, counts)
+            concurrency, updated_at = level or concurrency, max(updated_at, moment or updated_at)
     status = _status(found.runtime_status, shown, output)
     base = given.get("base")
     if base:
@@ -83,7 +84,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
         "name": given["name"],
         "status": status,
         "started_at": given["started_at"],
-        "updated_at": _moment(found.last_updated_time),
+        "updated_at": _moment(updated_at),
         "ended_at": ended_at,
         "round": given["round"],
         "phase": shown.get("phase", "planning"),
@@ -102,16 +103,22 @@ def links(run: str, api_url: str) -> dict[str, str]:
     return {"self": base, **actions}
 
 
-async def _add_child(client: DurableOrchestrationClient, child: str, counts: Counts) -> dict[str, Any] | None:
-    """Add what a page in transfer has reached so far; the upload concurrency of the worker that reported last."""
+async def _add_child(
+    client: DurableOrchestrationClient, child: str, counts: Counts
+) -> tuple[dict[str, Any] | None, datetime | None]:
+    """Add what a page in transfer has reached so far.
+
+    Returns:
+        The upload concurrency of the worker that reported last, and when that was.
+    """
     found = await client.get_status(child)
-    if found is not None and found.runtime_status is not None:
-        shown = _decoded(found.custom_status)
-        if isinstance(shown, dict) and "counts" in shown:
-            add_counts(counts, shown["counts"])
-            concurrency: dict[str, Any] | None = shown.get("concurrency")
-            return concurrency
-    return None
+    if found is None or found.runtime_status is None:
+        return None, None
+    shown = _decoded(found.custom_status)
+    if not isinstance(shown, dict) or "counts" not in shown:
+        return None, found.last_updated_time
+    add_counts(counts, shown["counts"])
+    return shown.get("concurrency"), found.last_updated_time
 
 
 def _status(runtime: OrchestrationRuntimeStatus, shown: dict[str, Any], output: Any) -> str:
