@@ -212,9 +212,7 @@ class _Batch:
         finally:
             await content.close()
         # Nothing was here when the run began, so an earlier delivery of this batch wrote it.
-        began, written_at = self.run.prepared_at, found.modified_at
-        is_new = self.lake_known or (began is not None and written_at is not None and written_at >= began)
-        ours = item["action"] == "create" and is_new
+        ours = item["action"] == "create" and self._is_new(found)
         written = Written(content.size_bytes, own, found.etag)
         record = self._moved(item, "uploaded" if ours else "skipped", content, written)
         return {**record, "own": ours or item["own"]}
@@ -224,8 +222,14 @@ class _Batch:
         path = item["path"]
         with suppress(MigrationError):
             found = await self.run.lake.properties(path)
-            if found is not None and not found.is_directory and not found.size_bytes and item["size_bytes"]:
+            is_empty = found is not None and not found.is_directory and not found.size_bytes and item["size_bytes"]
+            if found is not None and is_empty and self._is_new(found):
                 await self.run.lake.delete(path, etag=found.etag)
+
+    def _is_new(self, found: LakeProperties) -> bool:
+        """Whether a file that was to be created came to be since the run began."""
+        began, written_at = self.run.prepared_at, found.modified_at
+        return self.lake_known or (began is not None and written_at is not None and written_at >= began)
 
     async def _delete(self, item: PlannedItem) -> FileRecord:
         path = item["path"]

@@ -86,6 +86,14 @@ def test_list_newest_first_with_filters(platform: Platform, runs: list[str]) -> 
         assert (answer.status, answer.fields) == (400, [field])
 
 
+@pytest.mark.parametrize("top", ["%C2%B2", "%D9%A3", "9" * 5000, "1_0", "+1"])
+def test_what_only_looks_like_a_number_is_refused(platform: Platform, runs: list[str], top: str) -> None:
+    """Digits of other scripts, more of them than a number may have, and what only a programming language reads."""
+    for path in ("/migrations", f"/migrations/{runs[0]}/items"):
+        answer = platform.get(f"{path}?top={top}")
+        assert (answer.status, answer.fields) == (400, ["top"])
+
+
 def test_the_list_goes_on_where_it_ended(platform: Platform, runs: list[str]) -> None:
     whole = [run["id"] for run in platform.get("/migrations?top=500").json["value"]]
     assert set(runs) <= set(whole)

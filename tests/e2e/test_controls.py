@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_faults import restless
-from tests.support.platform import Platform, compare, files_below, make_files, running, until
+from tests.support.platform import Platform, compare, files_below, http, make_files, running, until
 
 _SLOW = [{"fault": "latency", "latency_ms": 40}]
 _LIMITS = {"batch_items": 5, "parallel_batches": 2, "concurrency": 2}
@@ -199,6 +199,38 @@ def test_retry_failed_after_the_cause_was_mended(platform: Platform) -> None:
     _act(platform, run, "retry-failed", 409)
     again = platform.run(platform.spec("mend", existing="fail"))
     assert again["progress"]["skipped"] == 12
+
+
+def test_a_cancel_that_came_too_late_is_no_wish_about_the_next_round(platform: Platform) -> None:
+    make_files(platform.source("late"), 4)
+    blocked = platform.lake("late") / "d0" / "f0000.bin"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"taken")
+    run = platform.run(platform.spec("late", existing="fail"), "completed_with_failures")["id"]
+    # What a cancel leaves that comes when the run has looked for the last time.
+    (platform.store / "runs" / run / "cancel").write_bytes(b"{}")
+    blocked.unlink()
+    _act(platform, run, "retry-failed", 202)
+    assert platform.wait(run, "completed")["round"] == 2
+    platform.assert_agreement(run, "late")
+
+
+def test_a_run_that_is_terminated_keeps_its_job_until_its_pages_end(slow: Platform) -> None:
+    """The durable runtime ends the parent alone; two runs must not write to one target at the same time."""
+    make_files(slow.source("terminated"), 100)
+    spec = slow.spec("terminated", limits=_LIMITS)
+    started = slow.post("/migrations", spec).json
+    slow.wait_uploaded(started["id"], 5)
+    assert http("POST", started["terminatePostUri"].replace("{text}", "enough"), b"").status == 202
+    until(lambda: slow.status(started["id"])["status"] == "cancelled", "the termination")
+    refused = slow.post("/migrations", spec)
+    mark = slow.mark()
+    assert (refused.status, refused.error["code"]) == (409, "job_busy")
+    until(lambda: slow.effects("terminated", mark), "the page to go on")
+    again = until(lambda: (answer := slow.post("/migrations", spec)).status == 202 and answer.json["id"], "its end")
+    slow.wait(again, "completed")
+    assert set(slow.commits("terminated").values()) == {1}
+    assert not compare(slow.source("terminated"), slow.lake("terminated"))
 
 
 def test_two_retries_at_once(platform: Platform) -> None:

@@ -102,6 +102,27 @@ def test_what_takes_a_files_place_is_not_a_loss_of_the_others(platform: Platform
     assert kept <= set(files_below(platform.lake("swap")))
 
 
+def test_files_and_folders_that_change_places_settle(platform: Platform) -> None:
+    """A file cannot be written while what stood in its way is still to be deleted; the next run is the last."""
+    source = platform.source("places")
+    make_files(source, 10)
+    (source / "flat").write_bytes(b"a file")
+    (source / "deep").mkdir()
+    for name in ("one", "two"):
+        (source / "deep" / name).write_bytes(name.encode())
+    spec = _spec(platform, "places", deleted="mirror", verify="all")
+    platform.run(spec)
+    (source / "flat").unlink()
+    (source / "flat").mkdir()
+    (source / "flat" / "inside").write_bytes(b"inside")
+    shutil.rmtree(source / "deep")
+    (source / "deep").write_bytes(b"now a file")
+    first = platform.run(spec, "completed", "completed_with_failures")
+    last = first if first["status"] == "completed" else platform.run(spec)
+    assert not compare(source, platform.lake("places"))
+    platform.assert_agreement(last["id"], "places")
+
+
 def test_an_unreadable_folder_is_no_reason_to_delete(root: Path) -> None:
     if os.geteuid() == 0 and sys.platform != "linux":
         pytest.skip("root reads everything here; run the suite as another user")

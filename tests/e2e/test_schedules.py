@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -99,6 +100,25 @@ def test_a_schedule_that_is_replaced_while_it_starts_stays_replaced(ticking: Pla
     assert (shown["schedule"], shown["spec"]["verify"]) == (_NEVER, "none")
     assert ticking.call("DELETE", "/schedules/replaced").status == 204
     until(lambda: all(run["status"] == "completed" for run in _runs(ticking, "replaced")), "the last run")
+
+
+def test_a_schedule_that_is_deleted_while_it_is_run_stays_deleted(platform: Platform) -> None:
+    """Starting by hand takes its time; what it notes at its end must not bring the schedule back."""
+    make_files(platform.source("undone"), 2)
+    spec = platform.spec("undone", schedule=_NEVER)
+    assert platform.call("PUT", "/schedules/undone", spec).status == 201
+    platform.emulators.set_faults([{"fault": "latency", "operation": "properties", "latency_ms": 2000}])
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(platform.post, "/schedules/undone/run")
+        # Long enough to find the schedule, and far shorter than the look at the lake that follows.
+        time.sleep(1.0)
+        assert platform.call("DELETE", "/schedules/undone").status == 204
+        assert not asked.done(), "the start is still on its way"
+        answer = asked.result()
+    platform.emulators.set_faults([])
+    assert answer.status == 202
+    assert platform.get("/schedules").json == {"value": []}
+    platform.wait(answer.json["id"], "completed")
 
 
 def test_a_missed_occurrence_fires_once(root: Path) -> None:
