@@ -1,6 +1,7 @@
 """Starting a run: the same steps for a request, a schedule and a retry."""
 
 import asyncio
+import json
 from datetime import datetime
 from typing import Any
 
@@ -71,23 +72,27 @@ async def start_round(
     claim, _ = await claim_job(services, client, job, run)
     try:
         records = services.records(run)
-        document = await _load_round(services, run, after_round)
-        await records.save("run.json", {**document, "round": document["round"] + 1})
+        document = await _load_round(services, client, run, after_round)
+        await records.save("run.json", {**document, "round": after_round + 1})
         # A cancel that came when the round before was all but over is no wish about this one.
         await services.store.delete([records.key("folded"), records.key("cancel")])
-        await _start(
-            client, run, document["kind"], document["name"], document["started_at"], document["round"] + 1, base
-        )
+        await _start(client, run, document["kind"], document["name"], document["started_at"], after_round + 1, base)
     except BaseException:
         await services.store.delete([claim])
         raise
 
 
-async def _load_round(services: Services, run: str, after_round: int) -> dict[str, Any]:
+async def _load_round(
+    services: Services, client: DurableOrchestrationClient, run: str, after_round: int
+) -> dict[str, Any]:
     document = await services.records(run).load("run.json")
     if document is None:
         raise LookupError(run)
-    if document["round"] != after_round:
+    # The instance and not the document says which round was the last: a start that was cut short has written the one
+    # without having started the other, and must not keep the next try out.
+    found = await client.get_status(run, show_input=True)
+    given = json.loads(found.input_) if isinstance(found.input_, str) else found.input_
+    if given["round"] != after_round:
         raise JobBusy(run)
     return document
 

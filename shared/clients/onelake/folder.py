@@ -153,7 +153,7 @@ class LakeFolder:
 
         Raises:
             TargetConflict: code ``target_exists`` if a file was there before.
-            SourceChanged: the source changed while it was read; the file in the lake is left empty for the retry.
+            SourceChanged: the source changed while it was read; nothing is left in the lake.
         """
         return await self._upload(path, path, content, new=True, three_step=three_step)
 
