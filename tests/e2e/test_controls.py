@@ -1,5 +1,6 @@
 """Pause, resume, cancel, retry-failed and purge: what each does, when it is refused, and what it leaves behind."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_faults import restless
-from tests.support.platform import Platform, compare, files_below, http, make_files, running, until
+from tests.support.platform import Lake, Platform, compare, files_below, http, make_files, running, until
 
 _SLOW = [{"fault": "latency", "latency_ms": 40}]
 _LIMITS = {"batch_items": 5, "parallel_batches": 2, "concurrency": 2}
@@ -267,3 +268,17 @@ def test_purge_removes_a_run_and_keeps_what_the_job_knows(platform: Platform) ->
     mark = platform.mark()
     assert platform.run(platform.spec("purge"))["progress"]["skipped"] == 10
     assert platform.effects("purge", mark) == []
+
+
+def test_a_round_whose_start_was_cut_short_can_be_asked_for_again(platform: Platform) -> None:
+    """A kill between writing the round down and starting it leaves a document that is ahead of the instance."""
+    source = platform.source("cut-short")
+    make_files(source, 3)
+    Lake(platform.emulators).write("Files/cut-short/taken.bin", b"another")
+    (source / "taken.bin").write_bytes(b"ours, and longer")
+    run = platform.run(platform.spec("cut-short", existing="fail"), "completed_with_failures")["id"]
+    stored = platform.store / "runs" / run / "run.json"
+    stored.write_text(json.dumps({**json.loads(stored.read_bytes()), "round": 2}), encoding="utf-8")
+    _act(platform, run, "retry-failed", 202)
+    ended = platform.wait(run, "completed", "completed_with_failures")
+    assert ended["round"] == 2
