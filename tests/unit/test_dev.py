@@ -24,8 +24,9 @@ sys.exit(7)
 """
 DRAINS_ON_CTRL_C = """
 import sys, time
-print("serving", flush=True)
 try:
+    # Inside, so that a signal sent as soon as the line is read finds somebody who catches it.
+    print("serving", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("drained", flush=True)
