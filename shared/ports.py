@@ -1,10 +1,10 @@
 """What the engine asks of the outside, by role. Each has one contract suite that every implementation passes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class SourceItem:
         version: Opaque; differs when the content may differ.
         problem: ``(code, sentence)`` if the item cannot be moved as it is, known from the listing alone.
         skip: Whether the problem is a reason to skip rather than a failure (a link, for example).
+        ref: What the source needs beside the path to open the item without asking again; its own text, at most 1 KB.
+        facts: What the source knows of the item that goes with it into the manifest; no secret, no token.
     """
 
     path: str
@@ -25,6 +27,8 @@ class SourceItem:
     version: str
     problem: tuple[str, str] | None = None
     skip: bool = False
+    ref: str = ""
+    facts: Mapping[str, str | int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,54 @@ class OpenItem(Protocol):
         """Assert that what was read is one consistent version; raises SourceChanged if it is not."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListedItems:
+    """A page of a listing in the source's own order, which need not be that of ``sort_key``."""
+
+    items: Sequence[SourceItem]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DriveItem:
+    """One item of a drive's change feed, as it is now.
+
+    A feed tells a name and a parent, not a path, and neither in a useful order; see ``policy.drive_tree``.
+
+    Attributes:
+        id: Stable over renames and moves.
+        parent_id: None for the root.
+        name: Empty where the feed leaves it out, as it may for what is gone.
+        kind: ``other`` for what is neither a file nor a folder, and carries a ``problem``.
+        version: Differs when the content differs; equal over changes of the metadata where the service allows it.
+    """
+
+    id: str
+    parent_id: str | None
+    name: str
+    kind: Literal["root", "folder", "file", "other", "gone"]
+    size_bytes: int = 0
+    version: str = ""
+    ref: str = ""
+    facts: Mapping[str, str | int | None] | None = None
+    problem: tuple[str, str] | None = None
+    skip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DrivePage:
+    """One page of a change feed: either ``cursor`` for the next page, or ``token`` for the next run's changes.
+
+    With ``reset`` the feed begins again at ``cursor``: what was seen of it before is void, and what the new walk does
+    not show is gone.
+    """
+
+    items: Sequence[DriveItem]
+    cursor: str | None
+    token: str | None
+    reset: bool = False
 
 
 class SourceTree(Protocol):
@@ -102,6 +154,25 @@ class Written:
     size_bytes: int
     md5: str
     etag: str
+
+
+class DriveFeed(Protocol):
+    """A drive that tells its changes (SharePoint, by Graph's delta)."""
+
+    async def check(self) -> None:
+        """Raise a RunError that says what to change if the drive cannot be read at all."""
+
+    async def identity(self) -> str:
+        """What tells this drive (and folder of it) from another one of the same name."""
+
+    async def page(self, cursor: str | None) -> DrivePage:
+        """The next page: from the beginning (None), or from the cursor or token of an earlier page."""
+
+    async def stat(self, ref: str) -> DriveItem | None:
+        """The item as it is now; None only if it is provably gone."""
+
+    async def open(self, path: str, ref: str) -> OpenItem:
+        """Raises NotFound, AccessDenied, IntegrityMismatch or Unsupported, named for what the service says."""
 
 
 class LakeStore(Protocol):
