@@ -1,11 +1,9 @@
-"""Azurite, the vendor's storage emulator: installed once into a cache folder, started for one test session."""
+"""Azurite, the vendor's storage emulator, started for one test session."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,47 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+from local.emulators.azureml.azurite import AzuriteMissing, install, node
+
 _READY_WITHIN_S = 30
-_INSTALLED_WITHIN_S = 300
 ACCOUNT = "contract"
 KEY = base64.b64encode(b"a key that opens nothing but an emulator of this test").decode()
-
-
-class AzuriteMissing(Exception):
-    """It cannot be run here; the text says how to enable it."""
-
-
-def install() -> Path:
-    """The script to run with node; installs it on first use, and anew when the lock changes.
-
-    Raises:
-        AzuriteMissing: node or npm is missing, or the installation failed.
-    """
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        raise AzuriteMissing("Azurite needs node and npm; install them to check the run store against Azure's protocol")
-    lock = hashlib.sha256((_HERE / "package-lock.json").read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "onelake-migration" / f"azurite-{lock}"
-    script = folder / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    if script.is_file():
-        return script
-    # Made beside it and renamed, so that an installation that broke off is not taken for a whole one.
-    making = folder.with_name(f"{folder.name}.{os.getpid()}")
-    making.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(_HERE / name, making)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(command, cwd=making, capture_output=True, text=True, timeout=_INSTALLED_WITHIN_S, check=False)
-    if done.returncode:
-        shutil.rmtree(making)
-        raise AzuriteMissing(f"Azurite could not be installed with npm: {done.stderr.strip()[-300:]}")
-    try:
-        making.rename(folder)
-    except OSError:
-        # Another process was faster.
-        shutil.rmtree(making)
-    return script
 
 
 @contextmanager
@@ -63,7 +25,7 @@ def running(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["node", str(script), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
+    command = [node(), str(script), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder),
                "--silent", "--skipApiVersionCheck", "--disableTelemetry"]  # fmt: skip
     environment = {**os.environ, "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
     with (folder / "azurite.log").open("wb") as log:
@@ -87,3 +49,6 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise RuntimeError("Azurite was not ready in time")
+
+
+__all__ = ["ACCOUNT", "KEY", "AzuriteMissing", "running"]
