@@ -192,10 +192,10 @@ class LakeStore(Protocol):
     def slot(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
         """Wait until an upload of this size may be in memory and in flight; open the content inside."""
 
-    async def create(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
+    async def create(self, path: str, content: OpenItem) -> Written:
         """Write a file that is not there. Raises TargetConflict if one is."""
 
-    async def replace(self, path: str, content: OpenItem, *, three_step: bool, only_over: str | None = None) -> Written:
+    async def replace(self, path: str, content: OpenItem, *, only_over: str | None = None) -> Written:
         """Write a file over one that may be there; readers meet the old or the new, never a part.
 
         With ``only_over``, an ETag: only if that file is there still; else TargetConflict, code ``target_changed``.

@@ -119,7 +119,7 @@ class Services:
             job.target.path,
             owner=job.name,
             in_flight=limits.concurrency if isinstance(limits.concurrency, int) else None,
-            put_blob=limits.upload_sequence == "put_blob",
+            sequence=limits.upload_sequence,
             bandwidth=limits.bandwidth,
         )
 

@@ -7,12 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
 
 from shared.clients.credentials import TokenSource
+from shared.clients.exchange import CONNECT_S, SILENCE_S, ConnectFailed, Exchanges
 from shared.errors import (
     Authentication,
     ConnectionLost,
@@ -27,8 +28,6 @@ _T = TypeVar("_T")
 
 MAX_ATTEMPTS = 6
 BUDGET_S = 45.0
-_CONNECT_S = 10.0
-_SILENCE_S = 60.0
 _MAX_REFRESHES = 3
 
 Classify = Callable[[int, Mapping[str, str], bytes, str], MigrationError]
@@ -92,9 +91,11 @@ class Transport:
         self.on_refused: Callable[[str], None] | None = None
         self._classify = classify
         self._ca_bundle = ca_bundle
+        self._exchanges = Exchanges(ca_bundle)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
+        self._exchanges.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -130,11 +131,12 @@ class Transport:
         self, method: str, url: str, headers: Mapping[str, str] | None, data: bytes, subject: str, attempt: int
     ) -> Answer:
         """One attempt, for use inside :meth:`attempts`."""
-        async with self._open(method, URL(url, encoded=True), headers, data) as response:
-            body = await response.read()
-            if response.status >= 300:
-                self._fail(response, body, subject)
-            return Answer(response.status, response.headers, body, attempt)
+        token = await self.tokens.get()
+        sent = {"Authorization": f"Bearer {token.token}", **(headers or {})}
+        status, received, body = await self._exchanges.exchange(method, url, sent, data)
+        if status >= 300:
+            raise self._classify(status, received, body, subject)
+        return Answer(status, received, body, attempt)
 
     async def attempts(self, once: Callable[[int], Awaitable[_T]], subject: str) -> _T:
         """Call ``once(attempt)`` until it does not raise a TransientError, within the bounds.
@@ -187,9 +189,13 @@ class Transport:
         async with AsyncExitStack() as opened:
 
             async def once(_: int) -> aiohttp.ClientResponse:
-                response = await opened.enter_async_context(self._open("GET", URL(url, encoded=True), headers, b""))
+                token = await self.tokens.get()
+                sent = {"Authorization": f"Bearer {token.token}", **(headers or {})}
+                response = await opened.enter_async_context(
+                    self._pool().get(URL(url, encoded=True), headers=sent, allow_redirects=False)
+                )
                 if response.status >= 300:
-                    self._fail(response, await response.read(), subject)
+                    raise self._classify(response.status, response.headers, await response.read(), subject)
                 return response
 
             response = await self.attempts(once, subject)
@@ -198,34 +204,15 @@ class Transport:
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise ConnectionLost(_named(error), subject=subject) from None
 
-    @asynccontextmanager
-    async def _open(
-        self, method: str, url: URL, headers: Mapping[str, str] | None, data: bytes
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        token = await self.tokens.get()
-        sent = {"Authorization": f"Bearer {token.token}", **(headers or {})}
-        if not data and method in ("PUT", "PATCH", "POST"):
-            sent["Content-Length"] = "0"
-        async with self._pool().request(
-            method, url, headers=sent, data=data or None, allow_redirects=False, skip_auto_headers=("Content-Type",)
-        ) as response:
-            yield response
-
-    def _fail(self, response: aiohttp.ClientResponse, body: bytes, subject: str) -> NoReturn:
-        raise self._classify(response.status, response.headers, body, subject)
-
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             # Made on the first request: a session belongs to the loop that runs at that moment.
             trust = ssl.create_default_context(cafile=self._ca_bundle) if self._ca_bundle else True
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ssl=trust, keepalive_timeout=60),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S),
                 auto_decompress=False,
             )
-            # It would send a PUT once more by itself where a kept connection broke, and a create whose first try took
-            # effect would then look like a conflict with somebody else's file.
-            self._session._retry_connection = False
         return self._session
 
 
@@ -239,8 +226,10 @@ def _named(error: BaseException) -> str:
     # The text of an aiohttp error may hold a URL with its query; the name and host are enough.
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectFailed):
+        return str(error)
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {error.host}:{error.port}"
-    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError | aiohttp.ClientOSError):
         return "the connection was reset"
     return f"the connection failed ({type(error).__name__})"

@@ -168,12 +168,12 @@ class _Batch:
 
     async def _copy(self, item: PlannedItem) -> FileRecord:
         path, action = item["path"], item["action"]
-        lake, three_step = self.run.lake, self.run.job.limits.upload_sequence == "three_step"
+        lake = self.run.lake
         async with lake.slot(item["size_bytes"]):
             if action == "create":
                 content = await self.run.source.open(path)
                 try:
-                    written = await lake.create(path, content, three_step=three_step)
+                    written = await lake.create(path, content)
                     return self._moved(item, "uploaded", content, written)
                 except TargetConflict as error:
                     if error.code != "target_exists":
@@ -192,7 +192,7 @@ class _Batch:
             only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
             content = await self.run.source.open(path)
             try:
-                written = await lake.replace(path, content, three_step=three_step, only_over=only_over)
+                written = await lake.replace(path, content, only_over=only_over)
                 return self._moved(item, "uploaded", content, written)
             finally:
                 await content.close()

@@ -56,7 +56,7 @@ async def carry_out(run: FilesRun, *, final: bool = True) -> dict[str, tuple[str
 
 
 async def write_as_another(lake: Lake, path: str, data: bytes) -> None:
-    await lake.open(owner="another").replace(path, Content(data), three_step=True)
+    await lake.open(owner="another", sequence="three_step").replace(path, Content(data))
 
 
 # -- uploads ---------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ async def test_a_large_upload_that_fails_leaves_what_another_wrote_meanwhile(lak
             await write_as_another(lake, "big", b"precious")
 
     with pytest.raises(MigrationError):
-        await lake.folder.create("big", Content(b"x" * BIG, before_block=meanwhile), three_step=False)
+        await lake.folder.create("big", Content(b"x" * BIG, before_block=meanwhile))
     assert lake.on_disk() == {"big": b"precious"}
 
 
@@ -80,7 +80,7 @@ async def test_a_large_source_that_changes_leaves_what_another_wrote_meanwhile(l
 
     with pytest.raises(MigrationError):
         short = Content(b"x" * BIG, size_bytes=BIG + 1, before_block=meanwhile)
-        await lake.folder.create("big", short, three_step=False)
+        await lake.folder.create("big", short)
     assert lake.on_disk() == {"big": b"precious"}
 
 
@@ -110,7 +110,7 @@ async def test_two_versions_written_at_once_end_as_one_of_them(lake: Lake, how: 
         if before is not None:
             await before.wait()
         try:
-            written: Written = await getattr(folder, how)("f", content, three_step=False)
+            written: Written = await getattr(folder, how)("f", content)
         except MigrationError:
             return None
         else:
@@ -120,7 +120,7 @@ async def test_two_versions_written_at_once_end_as_one_of_them(lake: Lake, how: 
                 event.set()
 
     if how == "replace":
-        await lake.folder.create("f", Content(b"before"), three_step=True)
+        await lake.open(sequence="three_step").create("f", Content(b"before"))
     ended = await asyncio.gather(
         write(lake.folder, how, Staged(old, older_at_second, older_at_end), None, begun, older_sent),
         write(lake.open(), "replace", Staged(new, newer_at_second, newer_at_end), begun, newer_sent, newer_ended),
@@ -230,10 +230,10 @@ async def test_what_was_edited_in_the_lake_is_not_replaced_where_existing_fails(
 
 
 async def test_what_is_edited_between_plan_and_rename_is_not_replaced_where_existing_fails(lake: Lake) -> None:
-    written = await lake.folder.create("a", Content(b"one"), three_step=False)
+    written = await lake.folder.create("a", Content(b"one"))
     await write_as_another(lake, "a", b"edited in the lake")
     with pytest.raises(TargetConflict):
-        await lake.folder.replace("a", Content(b"two"), three_step=False, only_over=written.etag)
+        await lake.folder.replace("a", Content(b"two"), only_over=written.etag)
     assert lake.on_disk() == {"a": b"edited in the lake"}
 
 

@@ -145,7 +145,7 @@ async def test_a_file_that_appeared_since_the_plan(lake: Lake, tmp_path: Path, e
     plant(tmp_path, FILES)
     run = make_run(tmp_path, lake=lake.folder, existing=existing)
     await run.records.put_batch("p00001", 0, [planned("a")])
-    await lake.folder.create("a", Content(b"somebody's"), three_step=False)
+    await lake.folder.create("a", Content(b"somebody's"))
     await deliver(run)
     assert lake.on_disk() == {"a": b"somebody's" if existing == "fail" else b"1"}
     assert await statuses(run) == {"a": "failed" if existing == "fail" else "uploaded"}
@@ -156,7 +156,7 @@ async def test_a_kill_between_create_and_append_is_repaired(lake: Lake, tmp_path
     plant(tmp_path, FILES)
     run = make_run(tmp_path, lake=lake.folder, existing=existing)
     await run.records.put_batch("p00001", 0, [planned("a")])
-    await lake.folder.create("a", Content(b""), three_step=False)
+    await lake.folder.create("a", Content(b""))
     assert (await deliver(run))["counts"]["uploaded"] == 1
     assert lake.on_disk() == {"a": b"1"}
 
@@ -165,8 +165,8 @@ async def test_identical_bytes_are_skipped_and_others_replaced(lake: Lake, tmp_p
     plant(tmp_path, FILES)
     run = make_run(tmp_path, lake=lake.folder)
     await run.records.put_batch("p00001", 0, [planned("a", "compare"), planned("b/c", "compare")])
-    await lake.folder.create("a", Content(b"1"), three_step=False)
-    await lake.folder.create("b/c", Content(b"xx"), three_step=False)
+    await lake.folder.create("a", Content(b"1"))
+    await lake.folder.create("b/c", Content(b"xx"))
     await deliver(run)
     assert await statuses(run) == {"a": "skipped", "b/c": "uploaded"}
     assert lake.on_disk() == {"a": b"1", "b/c": b"22"}
@@ -177,11 +177,10 @@ async def test_deletes_ask_source_and_lake_once_more(lake: Lake, tmp_path: Path)
     plant(tmp_path, {"came-back": b"1"})
     run = make_run(tmp_path, lake=lake.folder, mode="incremental", deleted="mirror")
     etags = {
-        path: (await lake.folder.create(path, Content(b"1"), three_step=False)).etag
-        for path in ("came-back", "changed", "gone", "lost")
+        path: (await lake.folder.create(path, Content(b"1"))).etag for path in ("came-back", "changed", "gone", "lost")
     }
     await run.records.put_batch("p00001", 0, [planned(path, "delete", etag) for path, etag in etags.items()])
-    await lake.folder.replace("changed", Content(b"2"), three_step=False)
+    await lake.folder.replace("changed", Content(b"2"))
     await lake.folder.delete("lost", etag=etags["lost"])
     await deliver(run)
     assert await statuses(run) == {"came-back": "skipped", "changed": "failed", "gone": "deleted", "lost": "deleted"}
@@ -194,7 +193,7 @@ async def test_reading_back_survives_a_token_that_expired_and_a_broken_answer(la
     run = make_run(tmp_path, lake=lake.folder)
     await run.records.put_batch("p00001", 0, [planned("a", "compare"), planned("e", "compare")])
     for path in ("a", "e"):
-        await lake.folder.create(path, Content(FILES[path]), three_step=False)
+        await lake.folder.create(path, Content(FILES[path]))
     properties = lake.folder.properties
 
     async def without_md5(path: str) -> Any:

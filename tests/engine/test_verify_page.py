@@ -23,7 +23,7 @@ FILES = {f"f{number:02d}": f"content {number}".encode() for number in range(10)}
 @pytest.fixture
 async def run(lake: Lake, tmp_path: Path) -> FilesRun:
     for path, data in FILES.items():
-        await lake.folder.create(path, Content(data), three_step=False)
+        await lake.folder.create(path, Content(data))
     made = make_run(tmp_path, lake=lake.folder)
     await put_page(made.records, "p00001", [
         record(path, "skipped" if path == "f04" else "uploaded", size_bytes=len(data),
@@ -34,8 +34,8 @@ async def run(lake: Lake, tmp_path: Path) -> FilesRun:
 async def break_it(run: FilesRun, lake: Lake) -> None:
     """One file is lost, one has another size, one other bytes of the same size."""
     await lake.folder.delete("f01", etag="")
-    await lake.folder.replace("f04", Content(b"short"), three_step=False)
-    await lake.folder.replace("f07", Content(b"CONTENT 7"), three_step=False)
+    await lake.folder.replace("f04", Content(b"short"))
+    await lake.folder.replace("f07", Content(b"CONTENT 7"))
 
 
 async def found_by(run: FilesRun, share: float, *, twice: bool = False) -> tuple[dict[str, int], dict[str, int]]:

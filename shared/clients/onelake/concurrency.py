@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 _log = logging.getLogger("migration.concurrency")
 
-START = 32
+START = 64
 FLOOR = 8
 _WINDOW_SAMPLES = 24
-_WINDOW_S = 0.2
+_WINDOW_S = 0.1
 # Latency that a busy worker adds by itself, and that says nothing about the service.
 _SLACK_S = 0.004
 _STEADY = 1.25

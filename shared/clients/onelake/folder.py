@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
@@ -35,6 +35,8 @@ from shared.errors import (
 from shared.policy.paths import staging_prefix
 from shared.ports import LakeFile, LakePage, LakeProperties, OpenItem, Written
 
+UploadSequence = Literal["auto", "three_step", "put_blob"]
+
 _VERSION = {"x-ms-version": API_VERSION}
 _LIST_PAGE = 5000
 _READ_BLOCK = 1024 * 1024
@@ -52,7 +54,8 @@ class LakeFolder:
         root: ``Files/...`` or ``Tables/...``, without outer slashes.
         owner: The job; part of the names of what is staged.
         in_flight: Most uploads at once, or None for what the endpoint's uploads share.
-        put_blob: Write small files in one call through the Blob endpoint.
+        sequence: The calls of a small file. ``auto``: create, then append and flush in one; ``three_step``: each by
+            itself; ``put_blob``: one call through the Blob endpoint.
         bandwidth: Cap in bytes a second, or None.
     """
 
@@ -65,7 +68,7 @@ class LakeFolder:
         *,
         owner: str,
         in_flight: int | None = None,
-        put_blob: bool = False,
+        sequence: UploadSequence = "auto",
         bandwidth: int | None = None,
     ) -> None:
         self._lake = lake
@@ -75,7 +78,7 @@ class LakeFolder:
         self._owner = owner
         self._bandwidth = bandwidth
         self._uploads = AdaptiveLimit(in_flight, fixed=True) if in_flight else lake.uploads
-        self._put_blob = put_blob
+        self._sequence = sequence
         self._base = f"{lake.dfs_url}/{workspace_id}/{item_id}/"
 
     # -- reaching it ---------------------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ class LakeFolder:
             finally:
                 await self._lake.memory.give(taken)
 
-    async def create(self, path: str, content: OpenItem, *, three_step: bool) -> Written:
+    async def create(self, path: str, content: OpenItem) -> Written:
         """Write a file that is not there: create (on that condition) -> append -> flush, in place.
 
         Idempotent: a repeat after a lost answer finds its own empty file and goes on.
@@ -155,22 +158,22 @@ class LakeFolder:
             TargetConflict: code ``target_exists`` if a file was there before.
             SourceChanged: the source changed while it was read; nothing is left in the lake.
         """
-        return await self._upload(path, path, content, new=True, three_step=three_step)
+        return await self._upload(path, path, content, new=True)
 
-    async def replace(self, path: str, content: OpenItem, *, three_step: bool, only_over: str | None = None) -> Written:
+    async def replace(self, path: str, content: OpenItem, *, only_over: str | None = None) -> Written:
         """Write beside the target and rename over it, so that a reader meets the old file or the new one.
 
         Idempotent in its effect. The staging name is never used twice: of two deliveries of one item at the same time
         each writes its own file, and the later rename wins whole. What a kill leaves is removed by the job's next
         listing.
         """
-        if self._put_blob and content.size_bytes <= SMALL_BLOCK_BYTES and only_over is None:
+        if self._sequence == "put_blob" and content.size_bytes <= SMALL_BLOCK_BYTES and only_over is None:
             # One call is one commit: the old bytes or the new ones, without a rename.
-            return await self._upload(path, path, content, new=False, three_step=three_step)
+            return await self._upload(path, path, content, new=False)
         folder, slash, _ = path.rpartition("/")
         staging = f"{folder}{slash}{staging_prefix(self._owner)}{secrets.token_hex(8)}"
         try:
-            written = await self._upload(path, staging, content, new=False, three_step=three_step, staged=True)
+            written = await self._upload(path, staging, content, new=False, staged=True)
             etag = await self._rename(staging, path, written, only_over)
         except (ItemError, SourceChanged):
             # Under a name that nobody else uses; where the service itself is the trouble, the next listing removes it.
@@ -179,9 +182,7 @@ class LakeFolder:
             raise
         return Written(written.size_bytes, written.md5, etag)
 
-    async def _upload(
-        self, subject: str, path: str, content: OpenItem, *, new: bool, three_step: bool, staged: bool = False
-    ) -> Written:
+    async def _upload(self, subject: str, path: str, content: OpenItem, *, new: bool, staged: bool = False) -> Written:
         size = content.size_bytes
         block = block_bytes(size)
         if size > block:
@@ -190,21 +191,19 @@ class LakeFolder:
         await content.finish()
         if len(data) != size:
             raise SourceChanged(f"holds {len(data)} bytes where {size} were announced", subject=subject)
-        return await self._write_small(subject, path, data, new=new, three_step=three_step, staged=staged)
+        return await self._write_small(subject, path, data, new=new, staged=staged)
 
-    async def _write_small(
-        self, subject: str, path: str, data: bytes, *, new: bool, three_step: bool, staged: bool
-    ) -> Written:
+    async def _write_small(self, subject: str, path: str, data: bytes, *, new: bool, staged: bool) -> Written:
         digest = await _md5(data)
         md5 = b64encode(digest).decode("ascii")
-        if self._put_blob and not staged:
+        if self._sequence == "put_blob" and not staged:
             put = await self._put_whole(subject, path, data, md5, new=new)
             return Written(len(data), digest.hex(), _etag(put.headers.get("ETag")) or await self._etag(path))
         created = await self._create_path(subject, path, md5, new=new)
         etag = created.headers.get("ETag", "")
         if not data:
             return Written(0, digest.hex(), _etag(etag))
-        if self._lake.one_call_commit and not three_step:
+        if self._lake.one_call_commit and self._sequence != "three_step":
             try:
                 answer = await self._append(subject, path, 0, data, md5, flush=True)
                 return Written(len(data), digest.hex(), _etag(answer.headers.get("ETag")) or await self._etag(path))
@@ -224,21 +223,30 @@ class LakeFolder:
     async def _put_whole(self, subject: str, path: str, data: bytes, md5: str, *, new: bool) -> Answer:
         """Put Blob: the file is there whole or not at all."""
         await self._lake.transport.pacing.spend(len(data), self._bandwidth)
-        began_s = time.perf_counter()
-        answer = await self._lake.transport.send(
-            "PUT",
-            f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}",
-            headers={
-                "x-ms-version": API_VERSION, "x-ms-blob-type": "BlockBlob", "Content-MD5": md5,
-                "x-ms-blob-content-md5": md5, "Content-Type": "application/octet-stream",
-                **({"If-None-Match": "*"} if new else {}),
-            },
-            data=data,
-            subject=subject,
-        )  # fmt: skip
-        if answer.attempt == 1:
+        url = f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}"
+        headers = {
+            "x-ms-version": API_VERSION, "x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream",
+            "Content-MD5": md5, "x-ms-blob-content-md5": md5, **({"If-None-Match": "*"} if new else {}),
+        }  # fmt: skip
+        tries = 0
+
+        async def once(attempt: int) -> Answer:
+            nonlocal tries
+            tries = attempt
+            began_s = time.perf_counter()
+            answer = await self._lake.transport.send_once("PUT", url, headers, data, subject, attempt)
             self._uploads.answered(time.perf_counter() - began_s)
-        return answer
+            return answer
+
+        try:
+            return await self._lake.transport.attempts(once, subject)
+        except TargetConflict as error:
+            # After a lost answer the file that is in the way is most likely our own.
+            if error.code == "target_exists" and tries > 1:
+                found = await self.properties(path)
+                if found and not found.is_directory and found.size_bytes == len(data) and found.md5 == _hex(md5):
+                    return Answer(201, {"ETag": f'"{found.etag}"'}, b"", tries)
+            raise
 
     async def _settle(self, path: str, data: bytes, digest: bytes, error: TransientError) -> Written:
         """An earlier try may have committed unseen, and a repeat at position 0 is then refused: look."""
