@@ -6,6 +6,7 @@ and referencing containers, blobs, and metadata"; ADLS Gen2's PathIsTooDeep).
 """
 
 import hashlib
+import re
 
 MAX_PATH_CHARACTERS = 1024
 MAX_SEGMENTS = 60
@@ -14,6 +15,15 @@ MAX_SEGMENTS = 60
 STAGING_PREFIX = ".olm-staging-"
 
 _ROOTS = ("Files", "Tables")
+
+# What `unmappable_reason` objects to within a segment, and a percent sign that would read as the mark of an escape.
+_ESCAPED = re.compile(
+    "[\x00-\x1f\x7f\ue000\ufffe\uffff\ud800-\udfff\\\\]"
+    r"|\.(?=/|\Z)"
+    rf"|(?:(?<=/)|\A)\.(?={re.escape(STAGING_PREFIX[1:])})"
+    "|%(?=[0-9A-Fa-f]{2})"
+)
+_ESCAPES = re.compile("(?:%[0-9A-Fa-f]{2})+")
 
 
 def staging_prefix(owner: str) -> str:
@@ -48,6 +58,35 @@ def unmappable_reason(path: str) -> str | None:
         if segment.startswith(STAGING_PREFIX):
             return f"begins with {STAGING_PREFIX!r}, which is kept for files on their way"
     return None
+
+
+def lake_path(path: str) -> str:
+    """The path under which the lake takes what the source calls ``path``.
+
+    Percent-encodes (UTF-8) the characters that a lake path cannot hold, a dot at the end of a segment, the first one
+    of a staging name, and ``%`` where two hex digits follow; all else stays as it is. No two paths get the same one.
+
+    Args:
+        path: Segments, none of them empty.
+    """
+    return _ESCAPED.sub(lambda found: _escape(found[0]), path)
+
+
+def source_path(path: str) -> str:
+    """What the source calls the lake's ``path``: the inverse of :func:`lake_path`."""
+    return _ESCAPES.sub(lambda found: _unescape(found[0]), path)
+
+
+def _escape(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _unescape(escapes: str) -> str:
+    try:
+        return bytes.fromhex(escapes.replace("%", "")).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        # Not ours: somebody else's file in the lake.
+        return escapes
 
 
 def too_long_reason(full_path: str) -> str | None:

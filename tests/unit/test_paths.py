@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from shared.policy.paths import (
     STAGING_PREFIX,
     check_target_path,
+    lake_path,
     printable,
     sort_key,
+    source_path,
     staging_prefix,
     too_long_reason,
     unmappable_reason,
@@ -89,6 +91,52 @@ def test_what_the_lake_cannot_take(path: str, said: str) -> None:
 )
 def test_what_the_lake_takes(path: str) -> None:
     assert unmappable_reason(path) is None
+
+
+# Rich in what is encoded, in percent signs and in the digits that make an escape of them.
+SEGMENTS = st.lists(
+    st.text(st.characters(exclude_characters="/", categories=None), min_size=1, max_size=2)
+    | st.sampled_from(["%", "2", "e", "E", "5C", ".", "\\", STAGING_PREFIX, "\ue000", "\ud83d", "\ude00", "\x7f"]),
+    min_size=1,
+    max_size=6,
+).map("".join)
+PATHS = st.lists(SEGMENTS, min_size=1, max_size=3).map("/".join)
+
+
+@given(PATHS)
+def test_the_lake_takes_every_name_and_gives_it_back(path: str) -> None:
+    mapped = lake_path(path)
+    assert unmappable_reason(mapped) is None
+    assert source_path(mapped) == path
+    assert mapped.count("/") == path.count("/")
+
+
+@given(PATHS)
+def test_a_name_that_the_lake_takes_stays_as_it_is(path: str) -> None:
+    is_ambiguous = re.search("%[0-9A-Fa-f]{2}", path) is not None
+    if unmappable_reason(path) is None and not is_ambiguous:
+        assert lake_path(path) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "mapped"),
+    [
+        ("100%/a b.pdf", "100%/a b.pdf"),
+        ("50%25", "50%2525"),
+        ("a./b..", "a%2E/b.%2E"),
+        ("..", ".%2E"),
+        ("a\\b\x01", "a%5Cb%01"),
+        ("x/\ue000\uffff", "x/%EE%80%80%EF%BF%BF"),
+        (f"x/{STAGING_PREFIX}1", f"x/%2E{STAGING_PREFIX[1:]}1"),
+        (f"x{STAGING_PREFIX}1", f"x{STAGING_PREFIX}1"),
+    ],
+)
+def test_names_as_the_lake_has_them(path: str, mapped: str) -> None:
+    assert lake_path(path) == mapped
+
+
+def test_an_escape_that_is_not_ours_stays() -> None:
+    assert source_path("a%FFb") == "a%FFb"
 
 
 def test_too_long_and_too_deep() -> None:
