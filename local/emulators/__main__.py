@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from local.emulators.azureml.emulated import AzureMLOptions
+from local.emulators.azureml.estate import DEFAULT_AZUREML_ESTATE, load_azureml_estate
 from local.emulators.estate import DEFAULT_ESTATE, ConfigurationMistake, load_estate
 from local.emulators.faults import load_rules
 from local.emulators.launch import app_settings
@@ -38,6 +40,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML or JSON with tenant, workspaces and clients")
     parser.add_argument("--processes", type=int, default=1, help="processes that serve OneLake")
     parser.add_argument("--page-items", type=int, default=100, help="entries of one page of Fabric's listings")
+    parser.add_argument(
+        "--azureml", action="store_true", help="also serve Azure ML in two tenants, with Azurite behind"
+    )
+    parser.add_argument("--azureml-config", type=Path, help="YAML or JSON with tenants, accounts and workspaces")
+    parser.add_argument("--azureml-port", type=int, default=0, help="Azure ML's control plane, TLS")
+    parser.add_argument("--azureml-blob-port", type=int, default=0, help="blobs of the storage accounts, TLS")
+    parser.add_argument(
+        "--azureml-conflict-status",
+        type=int,
+        choices=(400, 409),
+        default=400,
+        help="of a PUT that would change the data URI of a version",
+    )
     return parser
 
 
@@ -62,6 +77,8 @@ def _options(arguments: argparse.Namespace) -> Options:
             "authority": arguments.authority_port,
             "admin": arguments.admin_port,
             "onelake_plain": arguments.plain_port or 0,
+            "azureml": arguments.azureml_port,
+            "azureml_blob": arguments.azureml_blob_port,
         },
         plain=arguments.plain_port is not None,
         rules=tuple(rules),
@@ -71,6 +88,16 @@ def _options(arguments: argparse.Namespace) -> Options:
         journal=arguments.journal,
         processes=arguments.processes,
         page_items=arguments.page_items,
+        azureml=_azureml(arguments),
+    )
+
+
+def _azureml(arguments: argparse.Namespace) -> AzureMLOptions | None:
+    if not arguments.azureml:
+        return None
+    given = arguments.azureml_config
+    return AzureMLOptions(
+        load_azureml_estate(given) if given else DEFAULT_AZUREML_ESTATE, arguments.azureml_conflict_status
     )
 
 
@@ -102,6 +129,10 @@ def _announce(document: dict[str, Any]) -> None:
     for key, label in labels.items():
         if document[key]:
             sys.stdout.write(f"{label:20} {document[key]}\n")
+    if document["azureml"]:
+        sys.stdout.write(f"{'Azure ML':20} {document['azureml']['url']}\n")
+        for account, url in document["azureml"]["storage_urls"].items():
+            sys.stdout.write(f"{'Blobs':20} {account}: {url}\n")
     settings = _write_settings(Path(document["lake_folder"]).parent, document)
     sys.stdout.write(f"{'Settings of a host':20} {settings}\n")
     sys.stdout.write("Emulators ready\n")
@@ -113,10 +144,10 @@ def main() -> int:
     try:
         emulators = Emulators(_options(_parser().parse_args()))
         emulators.prepare()
+        asyncio.run(emulators.run(_announce))
     except ConfigurationMistake as mistake:
         sys.stderr.write(f"{mistake}\n")
         return 2
-    asyncio.run(emulators.run(_announce))
     return 0
 
 

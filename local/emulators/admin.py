@@ -1,20 +1,21 @@
 """The switchboard for tests and benchmarks: faults and counters, on loopback, without authentication.
 
 ``PUT /faults`` puts a plan in force (JSON list of rules), ``GET /faults`` tells how often each rule has fired,
-``GET /stats`` and ``DELETE /stats`` read and reset the counters.
+``GET /stats`` and ``DELETE /stats`` read and reset the counters. What lies below the name of a part, such as
+``/azureml/...``, that part answers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from local.emulators.estate import ConfigurationMistake
 from local.emulators.faults import parse_rules
 from local.emulators.journal import merged
 from local.emulators.pipeline import Pipeline
-from local.emulators.wire import Request, Response
+from local.emulators.wire import Handler, Request, Response
 
 AskWorkers = Callable[[str], list[dict[str, Any]]]
 _PLAN_LIMIT_BYTES = 1024 * 1024
@@ -25,14 +26,18 @@ class Admin:
 
     Args:
         ask_workers: puts a question (``stats`` or ``reset``) to every other process of the emulators.
+        parts: who answers below a first path segment.
     """
 
-    def __init__(self, pipeline: Pipeline, ask_workers: AskWorkers) -> None:
+    def __init__(self, pipeline: Pipeline, ask_workers: AskWorkers, parts: Mapping[str, Handler] | None = None) -> None:
+        self._parts = parts or {}
         self._pipeline = pipeline
         self._ask_workers = ask_workers
 
     async def handle(self, request: Request) -> Response:
         """Answers one request."""
+        if (part := self._parts.get(request.path.split("/")[1])) is not None:
+            return await part(request)
         match request.method, request.path:
             case "GET", "/stats":
                 return _json(200, merged([self._pipeline.stats.document(), *self._ask_workers("stats")]))

@@ -11,7 +11,8 @@ import hmac
 import json
 import time
 import uuid
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from local.emulators.estate import Estate
 from local.emulators.faults import FaultRule
@@ -23,14 +24,48 @@ _FORM_LIMIT_BYTES = 64 * 1024
 _GRANT = "client_credentials"
 
 
+class Application(Protocol):
+    """What the issuer knows of a client."""
+
+    @property
+    def id(self) -> str:
+        """The client id."""
+        ...
+
+    @property
+    def secret(self) -> str:
+        """The only secret it has."""
+        ...
+
+
+class Directory(Protocol):
+    """A tenant."""
+
+    @property
+    def tenant_id(self) -> str:
+        """What its URLs and its tokens name."""
+        ...
+
+    def client(self, client_id: str) -> Application | None:
+        """Returns the client with that id, or None."""
+        ...
+
+
 class Entra:
-    """Issues tokens to the clients of the estate."""
+    """Issues tokens to the clients of the estate.
+
+    Args:
+        others: further tenants with those who sign for them; a client of one is unknown in the others.
+    """
 
     name = "entra"
 
-    def __init__(self, estate: Estate, tokens: TokenAuthority) -> None:
-        self._estate = estate
-        self._tokens = tokens
+    def __init__(
+        self, estate: Estate, tokens: TokenAuthority, others: Sequence[tuple[Directory, TokenAuthority]] = ()
+    ) -> None:
+        self._tenants: dict[str, tuple[Directory, TokenAuthority]] = {
+            directory.tenant_id: (directory, authority) for directory, authority in ((estate, tokens), *others)
+        }
 
     def classify(self, request: Request) -> Call:
         """A POST asks for a token; everything else is discovery."""
@@ -64,7 +99,7 @@ class Entra:
         return response
 
     def _discovery(self, request: Request, tenant: str) -> Response:
-        if tenant != self._estate.tenant_id:
+        if tenant not in self._tenants:
             return self._unknown_tenant(tenant)
         base = f"https://{request.headers.get('host', '')}/{tenant}"
         return _json(
@@ -89,8 +124,9 @@ class Entra:
         )
 
     async def _token(self, request: Request, tenant: str) -> Response:
-        if tenant != self._estate.tenant_id:
+        if tenant not in self._tenants:
             return self._unknown_tenant(tenant)
+        directory, tokens = self._tenants[tenant]
         if request.body.length > _FORM_LIMIT_BYTES:
             return _failure(413, "invalid_request", 900144, "The request body is too large.")
         form = parse_query((await request.body.read()).decode("utf-8", "replace"))
@@ -101,7 +137,7 @@ class Entra:
                 70003,
                 f"The app requested an unsupported grant type '{form.get('grant_type', '')}'.",
             )
-        client = self._estate.client(form.get("client_id", ""))
+        client = directory.client(form.get("client_id", ""))
         if client is None:
             return _failure(
                 400,
@@ -133,14 +169,14 @@ class Entra:
             return _failure(
                 400, "invalid_resource", 500011, f"The resource principal named {audience} was not found in the tenant."
             )
-        lifetime_s = self._tokens.lifetime_s
+        lifetime_s = tokens.lifetime_s
         return _json(
             200,
             {
                 "token_type": "Bearer",
                 "expires_in": lifetime_s,
                 "ext_expires_in": lifetime_s,
-                "access_token": self._tokens.issue(client.id, audience),
+                "access_token": tokens.issue(client.id, audience),
             },
         )
 

@@ -42,7 +42,8 @@ class FaultRule(BaseModel):
         service: whose calls.
         operation: kind of call; a Blob write counts as what it does (Put Blob is ``append_flush``).
         path: glob over ``<workspace>/<item>.<Type>/Files/...`` by names (``*`` crosses slashes), or over the URL
-            path for fabric and entra.
+            path for fabric and entra, over ``<workspace>/data/<name>/versions/<version>`` and the like for azureml,
+            over ``<account>/<container>/<blob>`` for azureml_blob.
         probability: chance that a matching call is hit, drawn from the seeded sequence of this rule.
         after: matching calls let through first.
         times: most hits; None has no end.
@@ -52,7 +53,7 @@ class FaultRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    service: Literal["onelake", "fabric", "entra"] = "onelake"
+    service: Literal["onelake", "fabric", "entra", "azureml", "azureml_blob"] = "onelake"
     operation: Operation = "any"
     path: str = "*"
     fault: Fault

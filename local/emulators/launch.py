@@ -18,6 +18,8 @@ from typing import Any, Self
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _READY_WITHIN_S = 30
+# The first start installs Azurite.
+_READY_WITH_AZUREML_WITHIN_S = 330
 _STOPPED_WITHIN_S = 10
 
 
@@ -35,12 +37,35 @@ def app_settings(addresses: Mapping[str, Any], client: str = "migrator") -> dict
         "client_secret": registration["client_secret"],
         "authority": addresses["authority_url"],
     }
-    return {
+    settings = {
         "ONELAKE_DFS_URL": addresses["onelake_dfs_url"],
         "FABRIC_API_URL": addresses["fabric_url"],
         "CREDENTIAL_ONELAKE": json.dumps(credential),
         "CA_BUNDLE": addresses["ca_bundle"],
     }
+    if addresses.get("azureml"):
+        settings |= azureml_settings(addresses)
+    return settings
+
+
+def azureml_settings(addresses: Mapping[str, Any], client: str = "migrator") -> dict[str, str]:
+    """Settings that point at Azure ML: its address, the URL of each storage account, a credential for each tenant."""
+    azureml = addresses["azureml"]
+    settings = {"AZUREML_URL": azureml["url"], "AZUREML_STORAGE_URLS": json.dumps(azureml["storage_urls"])}
+    for name, tenant in azureml["tenants"].items():
+        registration = tenant["clients"].get(client)
+        if registration is None:
+            continue
+        settings[f"CREDENTIAL_AZUREML_{name.upper()}"] = json.dumps(
+            {
+                "kind": "client_secret",
+                "tenant_id": tenant["tenant_id"],
+                "client_id": registration["client_id"],
+                "client_secret": registration["client_secret"],
+                "authority": addresses["authority_url"],
+            }
+        )
+    return settings
 
 
 class RunningEmulators:
@@ -50,8 +75,11 @@ class RunningEmulators:
         addresses: the content of ``emulators.json``.
     """
 
-    def __init__(self, root: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, root: Path, process: subprocess.Popen[bytes], log: Path, ready_within_s: float = _READY_WITHIN_S
+    ) -> None:
         self.root = root
+        self._ready_within_s = ready_within_s
         self._process = process
         self._log = log
         try:
@@ -63,7 +91,7 @@ class RunningEmulators:
 
     def _await_ready(self) -> dict[str, Any]:
         announcement = self.root / "emulators.json"
-        deadline_s = time.monotonic() + _READY_WITHIN_S
+        deadline_s = time.monotonic() + self._ready_within_s
         while time.monotonic() < deadline_s:
             if self._process.poll() is not None:
                 raise EmulatorsFailed(self._log.read_text(encoding="utf-8", errors="replace").strip())
@@ -72,7 +100,7 @@ class RunningEmulators:
                 if addresses["pid"] == self._process.pid:
                     return addresses
             time.sleep(0.02)
-        raise EmulatorsFailed(f"The emulators were not ready after {_READY_WITHIN_S} s; see {self._log}.")
+        raise EmulatorsFailed(f"The emulators were not ready after {self._ready_within_s} s; see {self._log}.")
 
     @property
     def pid(self) -> int:
@@ -127,6 +155,26 @@ class RunningEmulators:
         """Begins counting anew."""
         self._admin("DELETE", "/stats")
 
+    def set_azureml(self, **settings: Any) -> None:
+        """Changes what Azure ML does where the service is not known: conflict_status, expirable_secrets.
+
+        Raises:
+            EmulatorsFailed: says what will not do.
+        """
+        self._admin("PUT", "/azureml/settings", json.dumps(settings).encode())
+
+    def register_assets(self, assets: Sequence[Mapping[str, Any]]) -> None:
+        """Registers data versions: ``workspace``, ``name``, ``version`` and ``properties`` as Azure ML's PUT has them.
+
+        Raises:
+            EmulatorsFailed: names the asset that will not do.
+        """
+        self._admin("PUT", "/azureml/assets", json.dumps(list(assets)).encode())
+
+    def clear_assets(self, *workspaces: str) -> None:
+        """Forgets the data assets of these workspaces, or of all; blobs stay."""
+        self._admin("DELETE", "/azureml/assets", json.dumps(workspaces).encode() if workspaces else None)
+
     def _admin(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         request = urllib.request.Request(self.addresses["admin_url"] + path, data=body, method=method)  # noqa: S310
         # A proxy in the environment must not see, nor break, a call to this machine.
@@ -169,6 +217,9 @@ def launch(
     processes: int = 1,
     config: Path | None = None,
     page_items: int = 100,
+    azureml: bool = False,
+    azureml_config: Path | None = None,
+    conflict_status: int = 400,
     python: str = sys.executable,
 ) -> RunningEmulators:
     """Starts the emulators on a root and waits until they are ready.
@@ -184,7 +235,10 @@ def launch(
         journal: record every effect, for `RunningEmulators.journal`.
         processes: how many serve OneLake; more than one excludes a fault plan.
         config: YAML or JSON with another tenant than the default one.
-        page_items: entries of one page of Fabric's listings.
+        page_items: entries of one page of Fabric's and Azure ML's listings.
+        azureml: also serve Azure ML; needs node (``addresses["azureml"]``).
+        azureml_config: YAML or JSON with other tenants, accounts and workspaces than the default ones.
+        conflict_status: of a PUT that would change the data URI of a version, 400 or 409.
         plain: also serve OneLake without TLS (``addresses["onelake_plain_url"]``).
         python: the interpreter to run them with; it needs the locked requirements.
 
@@ -203,6 +257,10 @@ def launch(
         command += ["--fault-plan", str(fault_plan)]
     if config is not None:
         command += ["--config", str(config)]
+    if azureml:
+        command += ["--azureml", "--azureml-conflict-status", str(conflict_status)]
+    if azureml_config is not None:
+        command += ["--azureml-config", str(azureml_config)]
     if journal:
         command.append("--journal")
     if plain:
@@ -218,4 +276,4 @@ def launch(
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
-    return RunningEmulators(root, process, log)
+    return RunningEmulators(root, process, log, _READY_WITH_AZUREML_WITHIN_S if azureml else _READY_WITHIN_S)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from local.emulators.admin import Admin
+from local.emulators.azureml.emulated import AzureMLOptions, EmulatedAzureML
 from local.emulators.certificates import Certificates, ensure_certificates
 from local.emulators.entra import Entra
 from local.emulators.estate import FOLDERS_BY_TYPE, ConfigurationMistake, Estate
@@ -59,9 +60,10 @@ class Options:
     journal: bool = False
     processes: int = 1
     page_items: int = 100
+    azureml: AzureMLOptions | None = None
 
 
-_SERVICES = ("onelake", "onelake_blob", "fabric", "authority", "admin", "onelake_plain")
+_SERVICES = ("onelake", "onelake_blob", "fabric", "authority", "admin", "onelake_plain", "azureml", "azureml_blob")
 
 
 class Emulators:
@@ -74,6 +76,7 @@ class Emulators:
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
         self._workers: list[tuple[Any, Pipe]] = []
+        self._azureml: EmulatedAzureML | None = None
 
     def prepare(self) -> None:
         """Makes the root ready, takes it, and starts the further processes; outside an event loop.
@@ -85,6 +88,15 @@ class Emulators:
         self._take_root()
         self._certificates = ensure_certificates(self._state / "tls")
         self._key = _token_key(self._state / "token-key")
+        if self._options.azureml is not None:
+            self._azureml = EmulatedAzureML(
+                self._options.azureml,
+                self._root,
+                self._key,
+                self._certificates,
+                self._options.token_lifetime_s,
+                self._options.page_items,
+            )
         for workspace in self._options.estate.workspaces:
             for item in workspace.items:
                 for folder in FOLDERS_BY_TYPE[item.type]:
@@ -120,6 +132,8 @@ class Emulators:
         sockets = {}
         for name in _SERVICES:
             if name == "onelake_plain" and not self._options.plain:
+                continue
+            if name.startswith("azureml") and self._azureml is None:
                 continue
             wanted = self._options.ports.get(name, 0) or remembered.get(name, 0)
             shared = self._options.processes > 1 and name.startswith("onelake")
@@ -169,9 +183,15 @@ class Emulators:
         await self._serve_onelake(pipeline, tokens, context)
         fabric = Fabric(self._options.estate, tokens, self._options.page_items)
         await self._serve("fabric", functools.partial(_answer, pipeline, fabric), context)
-        entra = Entra(self._options.estate, tokens)
+        azureml = self._azureml
+        if azureml is not None:
+            await azureml.start()
+            for name, service in azureml.services.items():
+                await self._serve(name, functools.partial(_answer, pipeline, service), context)
+        entra = Entra(self._options.estate, tokens, azureml.directories if azureml is not None else ())
         await self._serve("authority", functools.partial(_answer, pipeline, entra), context)
-        await self._serve("admin", Admin(pipeline, self._ask_workers).handle, None)
+        parts = {"azureml": azureml.admin} if azureml is not None else {}
+        await self._serve("admin", Admin(pipeline, self._ask_workers, parts).handle, None)
         document = self._announcement()
         _write_atomically(self._root / "emulators.json", json.dumps(document, indent=2, ensure_ascii=False))
         announce(document)
@@ -180,6 +200,8 @@ class Emulators:
             server.close()
         for connection in list(self._connections):
             connection.close()
+        if azureml is not None:
+            await azureml.stop()
         for process, pipe in self._workers:
             pipe.close()
             process.join(_ANSWER_WITHIN_S)
@@ -206,6 +228,7 @@ class Emulators:
                 for client in estate.clients
             },
             "workspaces": [workspace.model_dump() for workspace in estate.workspaces],
+            "azureml": self._azureml.announcement(LOOPBACK, ports) if self._azureml is not None else None,
         }
 
     # further processes

@@ -125,6 +125,8 @@ class Request:
     headers: dict[str, str]
     body: Body
     secure: bool
+    target: str = ""
+    """Path and query as they were sent."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -312,7 +314,7 @@ class Connection(asyncio.Protocol):
             None if declared is None else int(declared),
             expects_continue=headers.get("expect", "").lower() == "100-continue",
         )
-        return Request(method, path, query, headers, body, self._secure)
+        return Request(method, path, query, headers, body, self._secure, target)
 
     # answering
 

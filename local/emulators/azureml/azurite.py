@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from local.emulators.certificates import Certificates
+from local.emulators.estate import ConfigurationMistake
 
 _HERE = Path(__file__).parent
 _INSTALLED_WITHIN_S = 300
@@ -22,7 +23,7 @@ _STOPPED_WITHIN_S = 5
 _ENDS_WITH_PARENT = "process.stdin.resume().on('end', () => process.exit(0)).on('error', () => process.exit(0));\n"
 
 
-class AzuriteMissing(Exception):
+class AzuriteMissing(ConfigurationMistake):
     """It cannot be run here; the text says how to enable it."""
 
 
