@@ -68,6 +68,24 @@ def azureml_settings(addresses: Mapping[str, Any], client: str = "migrator") -> 
     return settings
 
 
+def ask_admin(addresses: Mapping[str, Any], method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    """Asks the switchboard of running emulators and returns its answer.
+
+    Raises:
+        EmulatorsFailed: it refused; the message says why.
+    """
+    request = urllib.request.Request(addresses["admin_url"] + path, data=body, method=method)  # noqa: S310
+    # A proxy in the environment must not see, nor break, a call to this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=_STOPPED_WITHIN_S) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as error:
+        raise EmulatorsFailed(str(json.loads(error.read())["error"])) from error
+    document: dict[str, Any] = json.loads(text) if text else {}
+    return document
+
+
 class RunningEmulators:
     """Emulators in a subprocess; as a context manager they stop at the end.
 
@@ -176,16 +194,7 @@ class RunningEmulators:
         self._admin("DELETE", "/azureml/assets", json.dumps(workspaces).encode() if workspaces else None)
 
     def _admin(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        request = urllib.request.Request(self.addresses["admin_url"] + path, data=body, method=method)  # noqa: S310
-        # A proxy in the environment must not see, nor break, a call to this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=_STOPPED_WITHIN_S) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise EmulatorsFailed(str(json.loads(error.read())["error"])) from error
-        document: dict[str, Any] = json.loads(text) if text else {}
-        return document
+        return ask_admin(self.addresses, method, path, body)
 
     def journal(self) -> list[dict[str, Any]]:
         """Returns the recorded effects; they must have been started with ``journal=True``."""
@@ -217,6 +226,7 @@ def launch(
     processes: int = 1,
     config: Path | None = None,
     page_items: int = 100,
+    copy_source_ca: Path | None = None,
     azureml: bool = False,
     azureml_config: Path | None = None,
     conflict_status: int = 400,
@@ -236,6 +246,7 @@ def launch(
         processes: how many serve OneLake; more than one excludes a fault plan.
         config: YAML or JSON with another tenant than the default one.
         page_items: entries of one page of Fabric's and Azure ML's listings.
+        copy_source_ca: a PEM file to trust beside the emulators' own where OneLake copies from a URL.
         azureml: also serve Azure ML; needs node (``addresses["azureml"]``).
         azureml_config: YAML or JSON with other tenants, accounts and workspaces than the default ones.
         conflict_status: of a PUT that would change the data URI of a version, 400 or 409.
@@ -255,6 +266,8 @@ def launch(
         fault_plan.write_text(json.dumps(rules), encoding="utf-8")
     if fault_plan is not None:
         command += ["--fault-plan", str(fault_plan)]
+    if copy_source_ca is not None:
+        command += ["--copy-source-ca", str(copy_source_ca)]
     if config is not None:
         command += ["--config", str(config)]
     if azureml:

@@ -27,7 +27,8 @@ class AzureMLClient(_Strict):
     """An application registration of one tenant.
 
     Attributes:
-        roles: what it may do in a workspace; a reader gets no secrets.
+        roles: what it may do in a workspace, or in every workspace of a resource group, by the name of either; a
+            reader gets no secrets.
         storage_roles: what it may do with its token at a storage account (Blob Data Contributor or Reader).
     """
 
@@ -36,6 +37,11 @@ class AzureMLClient(_Strict):
     secret: str
     roles: dict[str, Role] = Field(default_factory=dict)
     storage_roles: dict[str, Role] = Field(default_factory=dict)
+
+    def role(self, resource_group: str, workspace: str) -> Role | None:
+        """Returns what it may do in a workspace, whether there is such a one or not; the higher role counts."""
+        found = {self.roles[name] for name in self.roles if name.lower() in (resource_group.lower(), workspace.lower())}
+        return "contributor" if "contributor" in found else "reader" if found else None
 
 
 class Tenant(_Strict):
@@ -95,6 +101,7 @@ class AzureMLEstate(_Strict):
         tenants = {tenant.name for tenant in self.tenants}
         accounts = {account.name: account.tenant for account in self.accounts}
         names = [workspace.name for workspace in self.workspaces]
+        scopes = [*names, *(workspace.resource_group for workspace in self.workspaces)]
         if len(set(names)) != len(names):
             raise ValueError("two workspaces have the same name")
         owners = [*accounts.items(), *((workspace.name, workspace.tenant) for workspace in self.workspaces)]
@@ -106,7 +113,7 @@ class AzureMLEstate(_Strict):
                 if account not in accounts:
                     raise ValueError(f"workspace {workspace.name!r} uses an unknown account {account!r}")
         for client in (client for tenant in self.tenants for client in tenant.clients):
-            for unknown in {*client.roles} - {*names} | {*client.storage_roles} - {*accounts}:
+            for unknown in {*client.roles} - {*scopes} | {*client.storage_roles} - {*accounts}:
                 raise ValueError(f"client {client.name!r} has a role on an unknown {unknown!r}")
         return self
 
@@ -124,13 +131,14 @@ def _key(text: str) -> str:
 
 
 def _client(tenant: str, number: int, name: str, role: Role | None) -> AzureMLClient:
-    account = {"source": "amlsourcestore", "target": "amltargetstore"}[tenant]
-    workspace = {"source": "ws-source", "target": "ws-target"}[tenant]
+    account = f"aml{tenant}store"
+    # The contributor has the whole resource group, and so learns of a workspace that it is missing.
+    scope = f"rg-{tenant}" if role == "contributor" else f"ws-{tenant}"
     return AzureMLClient(
         name=name,
         id=f"c2000000-0000-4000-8000-{'a' if tenant == 'source' else 'b'}{number:011d}",
         secret=f"emulator-only-{tenant}-{name}",
-        roles={} if role is None else {workspace: role},
+        roles={} if role is None else {scope: role},
         storage_roles={} if role is None else {account: role},
     )
 

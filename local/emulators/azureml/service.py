@@ -195,7 +195,7 @@ class AzureML:
         raise _not_accepted(token.strip(), str(refused), tenants[0].tenant_id)
 
     def _authorize(self, request: Request, client: AzureMLClient, parts: list[str], rest: list[str]) -> None:
-        role = next((role for name, role in client.roles.items() if name.lower() == rest[0].lower()), None)
+        role = client.role(parts[3], rest[0])
         reads = request.method in ("GET", "HEAD")
         if role == "contributor" or (role == "reader" and reads):
             return
@@ -223,7 +223,7 @@ class AzureML:
             for registered in self._registry.workspaces.values()
             if registered.workspace.subscription_id.lower() == subscription_id.lower()
             and (resource_group is None or registered.workspace.resource_group.lower() == resource_group.lower())
-            and registered.workspace.name in client.roles
+            and client.role(registered.workspace.resource_group, registered.workspace.name)
         ]
         return self._page(request, found)
 
