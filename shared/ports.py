@@ -45,6 +45,10 @@ class OpenItem(Protocol):
     size_bytes: int
     version: str
 
+    @property
+    def facts(self) -> Mapping[str, str | int | None] | None:
+        """What reading it showed that belongs into the manifest beside the listing's facts; known after ``finish``."""
+
     async def read(self, size_bytes: int) -> bytes:
         """The next block, shorter only at the end; raises SourceChanged if the item was changed meanwhile."""
 
@@ -164,6 +168,9 @@ class DriveFeed(Protocol):
 
     async def identity(self) -> str:
         """What tells this drive (and folder of it) from another one of the same name."""
+
+    async def start_id(self) -> str | None:
+        """The id of the folder that paths are relative to; None for the drive's root."""
 
     async def page(self, cursor: str | None) -> DrivePage:
         """The next page: from the beginning (None), or from the cursor or token of an earlier page."""

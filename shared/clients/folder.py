@@ -178,6 +178,8 @@ class FolderTree:
 class OpenFile:
     """One file being read; implements ``ports.OpenItem``. Constructed in a thread."""
 
+    facts = None
+
     def __init__(self, tree: FolderTree, root: str, path: str) -> None:
         self._tree = tree
         self._path = path

@@ -124,6 +124,7 @@ class Content:
     """Bytes as an open source item. ``before_block`` runs before each block but the first."""
 
     version = "v1"
+    facts = None
 
     def __init__(
         self, data: bytes, *, size_bytes: int | None = None, before_block: Callable[[], Awaitable[None]] | None = None
