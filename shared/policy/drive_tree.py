@@ -38,13 +38,14 @@ class Place(NamedTuple):
     """Where an item is.
 
     Attributes:
-        where: ``inside`` or ``outside`` the start folder; ``gone`` with itself or a folder above it; ``orphan`` if a
-            folder above it is unknown or has no name; ``cycle`` if it is above itself. The last two are for a report:
-            the feed owes what would place the item.
+        where: ``inside`` or ``outside`` the start folder; ``package`` if in something there that is no folder, as the
+            sections of a notebook are; ``gone`` with itself or a folder above it; ``orphan`` if a folder above it is
+            unknown or has no name; ``cycle`` if it is above itself. The last two are for a report: the feed owes what
+            would place the item.
         path: Relative to the start folder if ``inside`` (empty for that folder itself), else as far up as it is known.
     """
 
-    where: Literal["inside", "outside", "gone", "orphan", "cycle"]
+    where: Literal["inside", "outside", "package", "gone", "orphan", "cycle"]
     path: str
 
 
@@ -90,7 +91,8 @@ class DriveTree:
             at = node.parent_id
         while climbed:
             at, node = climbed.pop()
-            found = _below(found, node)
+            above = self._known.get(node.parent_id or "")
+            found = _below(found, node, in_package=above is not None and above.kind == "other")
             if climbed or node.kind != "file":
                 self._folders[at] = found
         return found
@@ -115,7 +117,7 @@ class DriveTree:
         return None
 
 
-def _below(above: Place, node: Node) -> Place:
+def _below(above: Place, node: Node, *, in_package: bool) -> Place:
     # A slash within a name would make two segments of one; no service gives such a name, but a path is made of it.
     name = node.name.replace("/", "%2F")
     path = f"{above.path}/{name}" if above.path and name else above.path or name
@@ -123,4 +125,4 @@ def _below(above: Place, node: Node) -> Place:
         return Place("gone", path)
     if not name and above.where in ("inside", "outside"):
         return Place("orphan", path)
-    return Place(above.where, path)
+    return Place("package" if in_package and above.where == "inside" else above.where, path)

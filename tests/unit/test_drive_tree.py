@@ -111,6 +111,10 @@ def test_a_name_is_one_segment() -> None:
     assert tree.place("f") == Place("inside", "..%2F..%2Fetc%2Fx")
 
 
-def test_children_of_a_package_are_below_it() -> None:
-    tree = DriveTree(known(ROOT, Told("n", "r", "Notebook", "other"), Told("s", "n", "a.one", "file")))
-    assert tree.place("s") == Place("inside", "Notebook/a.one")
+def test_what_is_in_a_package_is_told_apart() -> None:
+    tree = DriveTree(
+        known(ROOT, Told("n", "r", "Notebook", "other"), Told("g", "n", "Group"), Told("s", "g", "a.one", "file"))
+    )
+    assert tree.place("n") == Place("inside", "Notebook")
+    assert tree.place("g") == Place("package", "Notebook/Group")
+    assert tree.place("s") == Place("package", "Notebook/Group/a.one")
