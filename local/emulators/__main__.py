@@ -27,17 +27,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help=f"OneLake, both dialects, TLS ({remembered})")
     parser.add_argument("--blob-port", type=int, default=0, help="OneLake, Blob dialect only, TLS")
     parser.add_argument("--fabric-port", type=int, default=0, help="Fabric REST, TLS")
+    parser.add_argument("--graph-port", type=int, default=0, help="Microsoft Graph, TLS")
     parser.add_argument("--authority-port", type=int, default=0, help="token issuer, TLS")
     parser.add_argument("--admin-port", type=int, default=0, help="faults and counters, plain HTTP")
     parser.add_argument(
-        "--plain-port", type=int, default=None, metavar="N", help="also serve OneLake without TLS, for benchmarks"
+        "--plain-port", type=int, default=None, metavar="N", help="also serve OneLake without TLS, for benchmarks; Graph too"
     )
     parser.add_argument("--fault-plan", type=Path, help="YAML or JSON list of fault rules")
     parser.add_argument("--latency-ms", type=float, default=0, help="added to every call")
     parser.add_argument("--seed", type=int, default=0, help="of the fault plan's draws")
     parser.add_argument("--token-lifetime-s", type=int, default=3600)
     parser.add_argument("--journal", action="store_true", help="write every effect to ROOT/journal.jsonl")
-    parser.add_argument("--config", type=Path, help="YAML or JSON with tenant, workspaces and clients")
+    parser.add_argument("--config", type=Path, help="YAML or JSON with tenant, workspaces, sites and clients")
     parser.add_argument("--processes", type=int, default=1, help="processes that serve OneLake")
     parser.add_argument("--page-items", type=int, default=100, help="entries of one page of Fabric's listings")
     parser.add_argument(
@@ -74,6 +75,7 @@ def _options(arguments: argparse.Namespace) -> Options:
             "onelake": arguments.port,
             "onelake_blob": arguments.blob_port,
             "fabric": arguments.fabric_port,
+            "graph": arguments.graph_port,
             "authority": arguments.authority_port,
             "admin": arguments.admin_port,
             "onelake_plain": arguments.plain_port or 0,
@@ -121,6 +123,8 @@ def _announce(document: dict[str, Any]) -> None:
         "onelake_blob_url": "OneLake, Blob only",
         "onelake_plain_url": "OneLake without TLS",
         "fabric_url": "Fabric REST",
+        "graph_url": "Microsoft Graph",
+        "graph_plain_url": "Graph without TLS",
         "authority_url": "Token issuer",
         "admin_url": "Faults and counters",
         "ca_bundle": "CA to trust",

@@ -19,7 +19,23 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from local.emulators.estate import ConfigurationMistake
 
 Operation = Literal[
-    "create", "append", "flush", "append_flush", "read", "properties", "list", "rename", "delete", "token", "any"
+    "create",
+    "append",
+    "flush",
+    "append_flush",
+    "read",
+    "properties",
+    "list",
+    "rename",
+    "delete",
+    "token",
+    "site",
+    "delta",
+    "item",
+    "content",
+    "download",
+    "batch",
+    "any",
 ]
 Fault = Literal[
     "latency",
@@ -32,6 +48,7 @@ Fault = Literal[
     "short_body",
     "server_error",
     "capacity_paused",
+    "resync",
 ]
 
 
@@ -40,10 +57,12 @@ class FaultRule(BaseModel):
 
     Attributes:
         service: whose calls.
-        operation: kind of call; a Blob write counts as what it does (Put Blob is ``append_flush``).
+        operation: kind of call; a Blob write counts as what it does (Put Blob is ``append_flush``). Graph has ``site``,
+            ``list``, ``delta``, ``item``, ``content`` (the redirect), ``download`` (what it leads to) and ``batch``.
         path: glob over ``<workspace>/<item>.<Type>/Files/...`` by names (``*`` crosses slashes), or over the URL
             path for fabric and entra, over ``<workspace>/data/<name>/versions/<version>`` and the like for azureml,
-            over ``<account>/<container>/<blob>`` for azureml_blob.
+            over ``<account>/<container>/<blob>`` for azureml_blob, over ``<path of the site>/<library>/...`` for graph.
+        fault: ``resync`` is Graph's answer to a delta token that it gave up, 410; ``capacity_paused`` is Fabric's.
         probability: chance that a matching call is hit, drawn from the seeded sequence of this rule.
         after: matching calls let through first.
         times: most hits; None has no end.
@@ -53,7 +72,7 @@ class FaultRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    service: Literal["onelake", "fabric", "entra", "azureml", "azureml_blob"] = "onelake"
+    service: Literal["onelake", "fabric", "entra", "graph", "azureml", "azureml_blob"] = "onelake"
     operation: Operation = "any"
     path: str = "*"
     fault: Fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -16,11 +17,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from local.emulators.graph.control import GraphControl
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _READY_WITHIN_S = 30
 # The first start installs Azurite.
 _READY_WITH_AZUREML_WITHIN_S = 330
 _STOPPED_WITHIN_S = 10
+_ANSWERED_WITHIN_S = 60
 
 
 class EmulatorsFailed(RuntimeError):
@@ -40,7 +44,9 @@ def app_settings(addresses: Mapping[str, Any], client: str = "migrator") -> dict
     settings = {
         "ONELAKE_DFS_URL": addresses["onelake_dfs_url"],
         "FABRIC_API_URL": addresses["fabric_url"],
+        "GRAPH_URL": addresses["graph_url"],
         "CREDENTIAL_ONELAKE": json.dumps(credential),
+        "CREDENTIAL_SHAREPOINT": json.dumps(credential),
         "CA_BUNDLE": addresses["ca_bundle"],
     }
     if addresses.get("azureml"):
@@ -74,16 +80,21 @@ def ask_admin(addresses: Mapping[str, Any], method: str, path: str, body: bytes 
     Raises:
         EmulatorsFailed: it refused; the message says why.
     """
+    text = _ask(addresses, method, path, body)
+    document: dict[str, Any] = json.loads(text) if text else {}
+    return document
+
+
+def _ask(addresses: Mapping[str, Any], method: str, path: str, body: bytes | None) -> bytes:
     request = urllib.request.Request(addresses["admin_url"] + path, data=body, method=method)  # noqa: S310
     # A proxy in the environment must not see, nor break, a call to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=_STOPPED_WITHIN_S) as answer:
-            text = answer.read()
+        with opener.open(request, timeout=_ANSWERED_WITHIN_S) as answer:
+            text: bytes = answer.read()
     except urllib.error.HTTPError as error:
         raise EmulatorsFailed(str(json.loads(error.read())["error"])) from error
-    document: dict[str, Any] = json.loads(text) if text else {}
-    return document
+    return text
 
 
 class RunningEmulators:
@@ -173,6 +184,11 @@ class RunningEmulators:
         """Begins counting anew."""
         self._admin("DELETE", "/stats")
 
+    @property
+    def graph(self) -> GraphControl:
+        """What changes the libraries of the emulated SharePoint, and tells what they hold."""
+        return GraphControl(functools.partial(_ask, self.addresses))
+
     def set_azureml(self, **settings: Any) -> None:
         """Changes what Azure ML does where the service is not known: conflict_status, expirable_secrets.
 
@@ -250,7 +266,7 @@ def launch(
         azureml: also serve Azure ML; needs node (``addresses["azureml"]``).
         azureml_config: YAML or JSON with other tenants, accounts and workspaces than the default ones.
         conflict_status: of a PUT that would change the data URI of a version, 400 or 409.
-        plain: also serve OneLake without TLS (``addresses["onelake_plain_url"]``).
+        plain: also serve OneLake and Graph without TLS (``addresses["onelake_plain_url"]``, ``["graph_plain_url"]``).
         python: the interpreter to run them with; it needs the locked requirements.
 
     Raises:

@@ -51,7 +51,7 @@ def retry_after_header(retry_after_s: float | None) -> dict[str, str]:
     return {} if retry_after_s is None else {"Retry-After": str(math.ceil(retry_after_s))}
 
 
-_REFUSALS = frozenset({"throttle", "unavailable", "expired_token", "server_error", "capacity_paused"})
+_REFUSALS = frozenset({"throttle", "unavailable", "expired_token", "server_error", "capacity_paused", "resync"})
 
 
 class Pipeline:

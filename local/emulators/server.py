@@ -1,7 +1,8 @@
 """Puts the services on loopback ports, remembers the ports, and announces the addresses.
 
 The main process serves everything. Further processes (``--processes``) serve OneLake only, on the same ports
-(SO_REUSEPORT): the lake's truth is on disk, so they need nothing of each other. They end with the main process.
+(SO_REUSEPORT): the lake's truth is on disk, so they need nothing of each other. They end with the main process. The
+libraries of Graph are in memory, and so served by the main process alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from local.emulators.entra import Entra
 from local.emulators.estate import FOLDERS_BY_TYPE, ConfigurationMistake, Estate
 from local.emulators.fabric import Fabric
 from local.emulators.faults import FaultPlan, FaultRule
+from local.emulators.graph.service import Graph
+from local.emulators.graph.switchboard import GraphSwitchboard
+from local.emulators.graph.tenant import Tenant
 from local.emulators.journal import Journal, Stats
 from local.emulators.onelake.service import OneLake
 from local.emulators.onelake.store import Store
@@ -63,7 +67,8 @@ class Options:
     azureml: AzureMLOptions | None = None
 
 
-_SERVICES = ("onelake", "onelake_blob", "fabric", "authority", "admin", "onelake_plain", "azureml", "azureml_blob")
+_PLAIN = ("onelake_plain", "graph_plain")
+_SERVICES = ("onelake", "onelake_blob", "fabric", "graph", "authority", "admin", *_PLAIN, "azureml", "azureml_blob")
 
 
 class Emulators:
@@ -109,6 +114,7 @@ class Emulators:
                 "the real service does not.\n"
             )
         Store(self._root).clean()
+        self._tenant = Tenant(self._options.estate, self._state)
         self._start_workers()
 
     def _take_root(self) -> None:
@@ -131,7 +137,7 @@ class Emulators:
         remembered: dict[str, int] = json.loads(memory.read_text()) if memory.exists() else {}
         sockets = {}
         for name in _SERVICES:
-            if name == "onelake_plain" and not self._options.plain:
+            if name in _PLAIN and not self._options.plain:
                 continue
             if name.startswith("azureml") and self._azureml is None:
                 continue
@@ -190,7 +196,13 @@ class Emulators:
                 await self._serve(name, functools.partial(_answer, pipeline, service), context)
         entra = Entra(self._options.estate, tokens, azureml.directories if azureml is not None else ())
         await self._serve("authority", functools.partial(_answer, pipeline, entra), context)
-        parts = {"azureml": azureml.admin} if azureml is not None else {}
+        graph = Graph(self._tenant, tokens, self._key, self._options.estate.graph)
+        await self._serve("graph", functools.partial(_answer, pipeline, graph), context)
+        if "graph_plain" in self._sockets:
+            await self._serve("graph_plain", functools.partial(_answer, pipeline, graph), None)
+        parts = {"graph": GraphSwitchboard(graph).handle}
+        if azureml is not None:
+            parts["azureml"] = azureml.admin
         await self._serve("admin", Admin(pipeline, self._ask_workers, parts).handle, None)
         document = self._announcement()
         _write_atomically(self._root / "emulators.json", json.dumps(document, indent=2, ensure_ascii=False))
@@ -211,13 +223,15 @@ class Emulators:
     def _announcement(self) -> dict[str, Any]:
         ports = {name: found.getsockname()[1] for name, found in self._sockets.items()}
         estate = self._options.estate
-        plain = f"http://{LOOPBACK}:{ports['onelake_plain']}" if "onelake_plain" in ports else None
+        plain = {name: f"http://{LOOPBACK}:{ports[name]}" if name in ports else None for name in _PLAIN}
         return {
             "pid": os.getpid(),
             "onelake_dfs_url": f"https://{LOOPBACK}:{ports['onelake']}",
             "onelake_blob_url": f"https://{LOOPBACK}:{ports['onelake_blob']}",
-            "onelake_plain_url": plain,
+            "onelake_plain_url": plain["onelake_plain"],
             "fabric_url": f"https://{LOOPBACK}:{ports['fabric']}",
+            "graph_url": f"https://{LOOPBACK}:{ports['graph']}",
+            "graph_plain_url": plain["graph_plain"],
             "authority_url": f"https://{LOOPBACK}:{ports['authority']}",
             "admin_url": f"http://{LOOPBACK}:{ports['admin']}",
             "ca_bundle": str(self._certificates.ca.resolve()),
@@ -228,6 +242,10 @@ class Emulators:
                 for client in estate.clients
             },
             "workspaces": [workspace.model_dump() for workspace in estate.workspaces],
+            "sites": [
+                {"address": site.address, "libraries": [library.name for library in site.libraries]}
+                for site in estate.sites
+            ],
             "azureml": self._azureml.announcement(LOOPBACK, ports) if self._azureml is not None else None,
         }
 

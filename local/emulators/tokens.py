@@ -1,7 +1,8 @@
 """Access tokens: JWTs signed with a key that stays in the root, so that a restart honours the old ones.
 
 Each service accepts its own audience only. "OneLake only supports tokens in the Storage audience"
-(Microsoft's onelake-access-api page); Fabric REST wants ``https://api.fabric.microsoft.com``.
+(Microsoft's onelake-access-api page); Fabric REST wants ``https://api.fabric.microsoft.com``, Graph
+``https://graph.microsoft.com``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import jwt
 
 STORAGE_AUDIENCE = "https://storage.azure.com"
 FABRIC_AUDIENCE = "https://api.fabric.microsoft.com"
+GRAPH_AUDIENCE = "https://graph.microsoft.com"
 KNOWN_AUDIENCES = frozenset(
     {
         STORAGE_AUDIENCE,
         FABRIC_AUDIENCE,
-        "https://graph.microsoft.com",
+        GRAPH_AUDIENCE,
         "https://management.azure.com",
         "https://ml.azure.com",
         "https://database.windows.net",

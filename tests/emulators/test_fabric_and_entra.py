@@ -98,9 +98,12 @@ def test_environment(emulators: RunningEmulators) -> None:
     assert set(environment) == {
         "ONELAKE_DFS_URL",
         "FABRIC_API_URL",
+        "GRAPH_URL",
         "CREDENTIAL_ONELAKE",
+        "CREDENTIAL_SHAREPOINT",
         "CA_BUNDLE",
     }
+    assert environment["CREDENTIAL_SHAREPOINT"] == environment["CREDENTIAL_ONELAKE"]
     stated = json.loads(environment["CREDENTIAL_ONELAKE"])
     assert stated.pop("kind") == "client_secret"
     assert Path(environment["CA_BUNDLE"]).is_file()
