@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,9 +20,19 @@ from local.emulators.estate import ConfigurationMistake
 _HERE = Path(__file__).parent
 _INSTALLED_WITHIN_S = 300
 _READY_WITHIN_S = 30
-_STOPPED_WITHIN_S = 5
-# Loaded before Azurite: the pipe to standard input closes with the parent, however that ends.
-_ENDS_WITH_PARENT = "process.stdin.resume().on('end', () => process.exit(0)).on('error', () => process.exit(0));\n"
+_STOPPED_WITHIN_S = 7
+# Loaded before Azurite. The pipe to standard input closes with the parent, however that ends; Azurite then closes too,
+# and so writes its tables, which it does every five seconds only.
+_ENDS_WITH_PARENT = """\
+let closing = false;
+function close() {
+  if (closing) return;
+  closing = true;
+  process.emit("SIGTERM");
+  setTimeout(() => process.exit(0), 5000).unref();
+}
+process.stdin.resume().on("end", close).on("error", close);
+"""
 
 
 class AzuriteMissing(ConfigurationMistake):
@@ -81,6 +93,15 @@ def install() -> Path:
     return script
 
 
+def _runs(process_id: int, folder: Path) -> bool:
+    command = Path(f"/proc/{process_id}/cmdline")
+    if command.parent.parent.joinpath("self").exists():
+        return str(folder).encode() in command.read_bytes()
+    # Without /proc another program with its number passes for it; the wait has an end.
+    os.kill(process_id, 0)
+    return True
+
+
 class Azurite:
     """A blob service on a free port of loopback, with TLS and OAuth; it ends with this process.
 
@@ -121,12 +142,21 @@ class Azurite:
                     "NODE_EXTRA_CA_CERTS": str(self._certificates.ca),
                 },
             )  # fmt: skip
+        (self._folder / "azurite.pid").write_text(str(self._process.pid), encoding="utf-8")
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 return await self._address()
         except TimeoutError:
             await self.stop()
             raise AzuriteMissing(f"Azurite was not ready after {_READY_WITHIN_S} s") from None
+
+    def await_the_last(self) -> None:
+        """Waits until the Azurite of emulators that were killed has written its tables and is gone."""
+        deadline_s = time.monotonic() + _STOPPED_WITHIN_S
+        with contextlib.suppress(OSError, ValueError):
+            last = int((self._folder / "azurite.pid").read_text(encoding="utf-8"))
+            while time.monotonic() < deadline_s and _runs(last, self._folder):
+                time.sleep(0.02)
 
     async def _address(self) -> str:
         assert self._process is not None
@@ -145,10 +175,11 @@ class Azurite:
             pass
 
     async def stop(self) -> None:
-        """Ends it; what was answered is on disk."""
+        """Ends it once everything it answered is on disk."""
         if self._process is None or self._process.returncode is not None:
             return
-        self._process.terminate()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         try:
             async with asyncio.timeout(_STOPPED_WITHIN_S):
                 await self._process.wait()

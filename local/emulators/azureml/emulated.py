@@ -62,6 +62,7 @@ class EmulatedAzureML:
         azurite = Azurite(
             root / "azureml" / "blobs", {account.name: account.key for account in estate.accounts}, certificates
         )
+        azurite.await_the_last()
         self._storage = Storage(
             estate, self._authorities, azurite, ssl.create_default_context(cafile=str(certificates.ca))
         )

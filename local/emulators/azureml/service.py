@@ -127,6 +127,8 @@ class AzureML:
 
     async def handle(self, request: Request, call: Call) -> Response:
         """Answers one request."""
+        # ``$skip`` and its like arrive in either spelling.
+        request.query = {unquote(name): value for name, value in request.query.items()}
         try:
             return await self._answer(request)
         except Refusal as refusal:
