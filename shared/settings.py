@@ -23,6 +23,9 @@ class Settings:
         onelake_scope: ONELAKE_SCOPE. Scope of its tokens.
         fabric_api_url: FABRIC_API_URL. Where names are resolved.
         fabric_scope: FABRIC_SCOPE. Scope of its tokens.
+        graph_url: GRAPH_URL. Scheme and host of Microsoft Graph.
+        graph_scope: GRAPH_SCOPE. Scope of its tokens.
+        graph_units_per_minute: GRAPH_UNITS_PER_MINUTE. Resource units that a worker spends at most; None to learn it.
         ca_bundle: CA_BUNDLE. A PEM file to trust in place of the system's.
         folder_source_roots: FOLDER_SOURCE_ROOTS. Folders below which a folder source may lie, separated by ``;``.
         credentials: CREDENTIAL_<NAME>. One JSON object for each credential that a job may name.
@@ -41,6 +44,9 @@ class Settings:
     onelake_scope: str = "https://storage.azure.com/.default"
     fabric_api_url: str = "https://api.fabric.microsoft.com"
     fabric_scope: str = "https://api.fabric.microsoft.com/.default"
+    graph_url: str = "https://graph.microsoft.com"
+    graph_scope: str = "https://graph.microsoft.com/.default"
+    graph_units_per_minute: int | None = None
     ca_bundle: str | None = None
     folder_source_roots: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -96,6 +102,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         onelake_scope=text("ONELAKE_SCOPE", Settings.onelake_scope),
         fabric_api_url=text("FABRIC_API_URL", Settings.fabric_api_url),
         fabric_scope=text("FABRIC_SCOPE", Settings.fabric_scope),
+        graph_url=text("GRAPH_URL", Settings.graph_url),
+        graph_scope=text("GRAPH_SCOPE", Settings.graph_scope),
+        graph_units_per_minute=(
+            int(number("GRAPH_UNITS_PER_MINUTE", 1250, 60, 1_000_000)) if text("GRAPH_UNITS_PER_MINUTE") else None
+        ),
         ca_bundle=bundle,
         folder_source_roots=tuple(root.strip() for root in text("FOLDER_SOURCE_ROOTS").split(";") if root.strip()),
         credentials={
