@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench._clients import BLOCK_BYTES, SDK_IN_FLIGHT, Plan
+from bench._clients import BLOCK_BYTES, SDK_IN_FLIGHT, Plan, files_below
 from bench._watch import ContenderFailed, Cost, Stopwatch, peak_of, run_client, run_command, tree_cpu_s
 from local.emulators.launch import RunningEmulators
 from local.host.process import RunningHost
@@ -125,6 +125,8 @@ def contenders(in_flight: int) -> list[Contender]:
             "sdk", f"azure-storage-file-datalake aio, {SDK_IN_FLIGHT} in flight", "HTTP", "peer", _sdk, 3,
             SDK_IN_FLIGHT, False,
         ),
+        Contender("curl", "curl -T", "HTTP", "peer", _curl("HTTP"), sets=("large",)),
+        Contender("curl", "curl -T", "TLS", "peer", _curl("TLS"), sets=("large",)),
         Contender("ceiling", "bare sockets", "HTTP", "ceiling", _raw(0), 2, sets=("small", "mixed")),
         Contender("ceiling", "bare sockets, whole file in one append", "HTTP", "ceiling", _raw(0), sets=("large",)),
         Contender(
@@ -275,6 +277,25 @@ def _rclone(over: str) -> Upload:
 
 def _sdk(arena: Arena, target: str) -> Cost:
     return run_client("sdk", arena.plan("HTTP", target).line(), arena.work / "sdk.log", arena.pid)
+
+
+def _curl(over: str) -> Upload:
+    """One Put Blob a file, one file after the other, as ``curl -T`` does by itself."""
+
+    def upload(arena: Arena, target: str) -> Cost:
+        headers = arena.work / "curl-headers"
+        headers.write_text(
+            f"Authorization: Bearer {arena.token}\nx-ms-version: 2023-11-03\nx-ms-blob-type: BlockBlob\nExpect:\n"
+        )
+        headers.chmod(0o600)
+        # The front door without TLS takes both dialects, and knows the Blob one by the kind of blob.
+        base = arena.url(over) if over == "HTTP" else str(arena.emulators.addresses["onelake_blob_url"])
+        command = ["curl", "-sS", "--fail", "--cacert", str(arena.emulators.addresses["ca_bundle"]), "-H", f"@{headers}"]
+        for path, _ in files_below(arena.source):
+            command += ["-T", str(arena.source / path), f"{base}/{_WORKSPACE_ID}/{_LAKEHOUSE_ID}/{target}/{path}"]
+        return run_command(command, dict(os.environ), arena.work / "curl.log", arena.pid, _RUN_WITHIN_S)
+
+    return upload
 
 
 def _raw(block_bytes: int) -> Upload:

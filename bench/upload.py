@@ -30,7 +30,7 @@ from local.emulators.launch import launch as launch_emulators
 from shared.settings import Settings
 
 _SETS = ("small", "mixed", "large")
-_PEERS = ("run", "engine", "azcopy", "rclone", "sdk", "ceiling")
+_PEERS = ("run", "engine", "azcopy", "rclone", "sdk", "curl", "ceiling")
 _MIXED_FILES, _MIXED_MEAN_BYTES = 600, 800_000
 _LARGE_FILES = 4
 _TRIES = 2

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import Configuration
+from shared.policy.account_url import check_host_patterns
 from shared.policy.quantities import parse_bytes
 
 _CREDENTIAL_PREFIX = "CREDENTIAL_"
@@ -28,6 +29,7 @@ class Settings:
         graph_units_per_minute: GRAPH_UNITS_PER_MINUTE. Resource units that a worker spends at most; None to learn it.
         ca_bundle: CA_BUNDLE. A PEM file to trust in place of the system's.
         folder_source_roots: FOLDER_SOURCE_ROOTS. Folders below which a folder source may lie, separated by ``;``.
+        blob_source_hosts: BLOB_SOURCE_HOSTS. Hosts that a blob source's account may have, separated by commas.
         credentials: CREDENTIAL_<NAME>. One JSON object for each credential that a job may name.
         upload_concurrency: UPLOAD_CONCURRENCY. Most uploads in flight of one worker.
         upload_memory_bytes: UPLOAD_MEMORY. Bytes of blocks in memory of one worker.
@@ -49,9 +51,15 @@ class Settings:
     graph_units_per_minute: int | None = None
     ca_bundle: str | None = None
     folder_source_roots: tuple[str, ...] = ()
+    blob_source_hosts: tuple[str, ...] = (
+        "*.blob.core.windows.net",
+        "*.blob.core.usgovcloudapi.net",
+        "*.blob.core.chinacloudapi.cn",
+        "*.blob.fabric.microsoft.com",
+    )
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     upload_concurrency: int = 256
-    upload_memory_bytes: int = 256 * 1024 * 1024
+    upload_memory_bytes: int = 128 * 1024 * 1024
     retry_attempts: int = 6
     retry_first_delay_s: float = 15.0
     verify_sample_items: int = 100
@@ -80,7 +88,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         return parsed
 
     try:
-        memory = parse_bytes(text("UPLOAD_MEMORY", "256MiB"))
+        memory = parse_bytes(text("UPLOAD_MEMORY", "128MiB"))
     except ValueError as error:
         raise Configuration(f"UPLOAD_MEMORY: {error}", subject="UPLOAD_MEMORY") from None
     if memory < 64 * 1024 * 1024:
@@ -109,6 +117,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         ),
         ca_bundle=bundle,
         folder_source_roots=tuple(root.strip() for root in text("FOLDER_SOURCE_ROOTS").split(";") if root.strip()),
+        blob_source_hosts=check_host_patterns(
+            "BLOB_SOURCE_HOSTS", text("BLOB_SOURCE_HOSTS", ",".join(Settings.blob_source_hosts)).split(",")
+        ),
         credentials={
             name.removeprefix(_CREDENTIAL_PREFIX).lower(): value
             for name, value in given.items()

@@ -31,7 +31,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--authority-port", type=int, default=0, help="token issuer, TLS")
     parser.add_argument("--admin-port", type=int, default=0, help="faults and counters, plain HTTP")
     parser.add_argument(
-        "--plain-port", type=int, default=None, metavar="N", help="also serve OneLake without TLS, for benchmarks; Graph too"
+        "--plain-port",
+        type=int,
+        default=None,
+        metavar="N",
+        help="also serve OneLake without TLS, for benchmarks; Graph too",
     )
     parser.add_argument("--fault-plan", type=Path, help="YAML or JSON list of fault rules")
     parser.add_argument("--latency-ms", type=float, default=0, help="added to every call")
@@ -54,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         default=400,
         help="of a PUT that would change the data URI of a version",
     )
+    parser.add_argument(
+        "--copy-source-ca",
+        type=Path,
+        metavar="FILE",
+        help="PEM to trust beside our own where OneLake copies from a URL",
+    )
     return parser
 
 
@@ -61,6 +71,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     rules = load_rules(arguments.fault_plan) if arguments.fault_plan else []
     if arguments.processes > 1 and rules:
         raise ConfigurationMistake("A fault plan counts in one process and cannot be used with --processes.")
+    if arguments.copy_source_ca is not None and not arguments.copy_source_ca.is_file():
+        raise ConfigurationMistake(f"{arguments.copy_source_ca} is not a file.")
     if (
         arguments.processes < 1
         or arguments.token_lifetime_s < 1
@@ -90,6 +102,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         journal=arguments.journal,
         processes=arguments.processes,
         page_items=arguments.page_items,
+        copy_source_ca=arguments.copy_source_ca,
         azureml=_azureml(arguments),
     )
 

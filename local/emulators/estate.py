@@ -119,6 +119,12 @@ class Site(_Strict):
     address: str = Field(pattern=r"^[a-z0-9.-]+(:/[^:]+)?$")
     libraries: list[Library] = Field(default_factory=list)
 
+    @model_validator(mode="after")
+    def _tells_its_libraries_apart(self) -> Self:
+        if len({library.name.casefold() for library in self.libraries}) != len(self.libraries):
+            raise ValueError("the libraries of a site need names that differ")
+        return self
+
     @property
     def hostname(self) -> str:
         """E.g. ``contoso.sharepoint.com``."""

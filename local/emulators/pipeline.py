@@ -115,6 +115,9 @@ class Pipeline:
                 fields[name] = request.query[name]
         if "x-ms-rename-source" in request.headers:
             fields["source"] = request.headers["x-ms-rename-source"]
+        if "x-ms-copy-source" in request.headers:
+            # Its query may be a SAS.
+            fields["copy_source"] = request.headers["x-ms-copy-source"].partition("?")[0]
         if response.error_code:
             fields["error_code"] = response.error_code
         if fault:

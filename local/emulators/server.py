@@ -38,6 +38,7 @@ from local.emulators.graph.switchboard import GraphSwitchboard
 from local.emulators.graph.tenant import Tenant
 from local.emulators.journal import Journal, Stats
 from local.emulators.onelake.service import OneLake
+from local.emulators.onelake.sources import CopySources
 from local.emulators.onelake.store import Store
 from local.emulators.pipeline import Pipeline, Service
 from local.emulators.tokens import TokenAuthority
@@ -64,6 +65,7 @@ class Options:
     journal: bool = False
     processes: int = 1
     page_items: int = 100
+    copy_source_ca: Path | None = None
     azureml: AzureMLOptions | None = None
 
 
@@ -170,8 +172,12 @@ class Emulators:
     async def _serve_onelake(self, pipeline: Pipeline, tokens: TokenAuthority, context: ssl.SSLContext) -> None:
         store = Store(self._root, shared=self._options.processes > 1)
         estate = self._options.estate
-        onelake = functools.partial(_answer, pipeline, OneLake(estate, tokens, store))
-        blob_only = functools.partial(_answer, pipeline, OneLake(estate, tokens, store, always_blob=True))
+        extra = self._options.copy_source_ca
+        self._sources = CopySources([self._certificates.ca, *([extra] if extra else [])])
+        onelake = functools.partial(_answer, pipeline, OneLake(estate, tokens, store, self._sources))
+        blob_only = functools.partial(
+            _answer, pipeline, OneLake(estate, tokens, store, self._sources, always_blob=True)
+        )
         await self._serve("onelake", onelake, context)
         await self._serve("onelake_blob", blob_only, context)
         if "onelake_plain" in self._sockets:
@@ -212,6 +218,7 @@ class Emulators:
             server.close()
         for connection in list(self._connections):
             connection.close()
+        await self._sources.close()
         if azureml is not None:
             await azureml.stop()
         for process, pipe in self._workers:

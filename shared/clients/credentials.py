@@ -1,10 +1,13 @@
 """Tokens: one source for each credential and scope, shared by everything in flight."""
 
 import asyncio
+import base64
+import binascii
 import json
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError, ServiceResponseError
@@ -25,7 +28,12 @@ _KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "certificate": (("tenant_id", "client_id", "certificate_path"), ("password", "authority")),
     "workload_identity": ((), ("tenant_id", "client_id", "token_file_path", "authority")),
     "cli": ((), ("tenant_id",)),
+    "account_key": (("account_key",), ()),
+    "sas": (("sas_token",), ()),
 }
+
+# What a storage account itself hands out. No token comes of it, so it opens blob sources and nothing else.
+ACCOUNT_KINDS = ("account_key", "sas")
 
 
 class _Credential(Protocol):
@@ -54,11 +62,49 @@ def parse_credential(setting: str, value: str) -> dict[str, str]:
     unknown = set(fields) - {"kind", *required, *optional}
     if unknown:
         raise Configuration(f"{setting}: {', '.join(sorted(unknown))} is not a field of kind {kind}", subject=setting)
-    return {name: str(value) for name, value in fields.items()}
+    checked = {name: str(value) for name, value in fields.items()}
+    if kind == "account_key":
+        _check_account_key(setting, checked["account_key"])
+    if kind == "sas":
+        checked["sas_token"] = _check_sas(setting, checked["sas_token"])
+    return checked
+
+
+def _check_account_key(setting: str, key: str) -> None:
+    try:
+        decoded = base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if not decoded:
+        raise Configuration(f"{setting}: account_key is not Base64; copy key1 or key2 from the account's Access keys",
+                            subject=setting)  # fmt: skip
+
+
+def _check_sas(setting: str, token: str) -> str:
+    """The query of a SAS, without the question mark that portals put in front."""
+    query = token.strip().removeprefix("?")
+    fields = dict(parse_qsl(query))
+    if "://" in query or not query.isascii() or not query.isprintable() or "#" in query:
+        raise Configuration(f"{setting}: sas_token is the query alone (sv=...&sig=...), without the URL in front",
+                            subject=setting)  # fmt: skip
+    if not fields.get("sig") or not fields.get("sv"):
+        raise Configuration(f"{setting}: sas_token holds no sv or no sig, so it is no shared access signature",
+                            subject=setting)  # fmt: skip
+    return query
 
 
 def build_credential(fields: dict[str, str], ca_bundle: str | None) -> _Credential:
-    """The azure-identity credential for checked fields."""
+    """The azure-identity credential for checked fields.
+
+    Raises:
+        Configuration: the kind opens storage accounts only, and something else is to be opened.
+    """
+    if fields["kind"] in ACCOUNT_KINDS:
+        raise Configuration(
+            f"a credential of kind {fields['kind']} opens a blob source and nothing else; name one that is known to "
+            "Microsoft Entra here, such as kind managed_identity or client_secret",
+            subject="credential",
+        )
     from azure.identity import aio
 
     given: dict[str, Any] = {name: value for name, value in fields.items() if name != "kind"}

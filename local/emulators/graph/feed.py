@@ -163,8 +163,10 @@ def read_page(library: Library, place: Place, behaviour: GraphBehaviour, *, with
         # Nothing to tell of what was deleted before the walk over everything began.
         over = place.full and library.gone[slot] and newer == _NEVER and position < place.began
         if not stale and not over:
-            found = [*library.ancestors(slot), slot] if with_parents and not place.full else [slot]
-            new = [one for one in found if one not in shown]
+            above = library.ancestors(slot) if with_parents and not place.full else []
+            new = [one for one in above if one not in shown and not library.gone[one]]
+            if slot not in shown:
+                new.append(slot)
             if shown and len(shown) + len(new) > top:
                 break
             shown.update(dict.fromkeys(new))

@@ -64,6 +64,8 @@ _OPERATIONS = {
     "batch": "batch",
 }
 _QUERIES = {
+    "site": {"select"},
+    "drive": {"select"},
     "drives": {"select", "top", "skiptoken"},
     "item": {"select"},
     "children": {"select", "top", "skiptoken"},
@@ -304,7 +306,7 @@ class Graph:
         assert target.site is not None
         match target.kind:
             case "site":
-                return _json(target.site.document())
+                return _json(_chosen(target, target.site.document()))
             case "drives":
                 return self._drives(request, target, target.site)
             case "permissions":
@@ -314,7 +316,7 @@ class Graph:
         assert drive is not None
         match target.kind:
             case "drive":
-                return _json(drive.document())
+                return _json(_chosen(target, drive.document()))
             case "item":
                 select = parse_select(target.query.get("select"))
                 return _json(item_document(self._view(request, drive), target.slot, select))
@@ -328,12 +330,9 @@ class Graph:
     # listings
 
     def _drives(self, request: Request, target: Target, site: Site) -> Response:
-        wanted = {name.strip() for name in target.query.get("select", "").split(",") if name.strip()}
-        drives = [drive for drive in self.tenant.drives_of(site) if not drive.library.system or "system" in wanted]
-        documents = [drive.document() for drive in drives]
-        if wanted:
-            documents = [{name: found[name] for name in found if name in wanted} for found in documents]
-        return self._paged(request, target, documents)
+        hidden = "system" not in target.query.get("select", "").split(",")
+        drives = [drive for drive in self.tenant.drives_of(site) if not (hidden and drive.library.system)]
+        return self._paged(request, target, [_chosen(target, drive.document()) for drive in drives])
 
     def _children(self, request: Request, target: Target, drive: Drive) -> Response:
         select = parse_select(target.query.get("select"))
@@ -545,6 +544,15 @@ def _no_segment(name: str) -> GraphError:
 
 def _denied() -> GraphError:
     return GraphError(403, "accessDenied", "Either scp or roles claim need to be present in the token.")
+
+
+def _chosen(target: Target, document: dict[str, Any]) -> dict[str, Any]:
+    """The properties of a site or a drive that were selected, or all of them."""
+    select = target.query.get("select")
+    if not select:
+        return document
+    wanted = {name.strip().partition("/")[0] for name in select.split(",")}
+    return {name: value for name, value in document.items() if name in wanted}
 
 
 def _top(target: Target) -> int:

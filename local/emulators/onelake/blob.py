@@ -2,8 +2,8 @@
 # ruff: noqa: PTH104, PTH108, PTH110
 """The Blob dialect: what the SDKs read through it, and block blobs for clients that know nothing else.
 
-HEAD, GET, Put Blob, Put Block, Put Block List, Delete, List Blobs, Set Blob Metadata and Set Blob Properties.
-Everything else is refused. Shapes: Microsoft's Blob service REST reference; what the clients send is on
+HEAD, GET, Put Blob, Put Block, both also From URL, Put Block List, Delete, List Blobs, Set Blob Metadata and Set Blob
+Properties. Everything else is refused. Shapes: Microsoft's Blob service REST reference; what the clients send is on
 docs/protocols/onelake.md sections 5 and 6. Chosen where the pages are silent:
 
 * A block list may name uncommitted blocks only; one that names committed blocks is InvalidBlockList.
@@ -40,6 +40,7 @@ from local.emulators.onelake.content import (
 from local.emulators.onelake.dfs import remove_empty_folder
 from local.emulators.onelake.errors import ServiceError
 from local.emulators.onelake.listing import Listed, Lister, continuation, read_continuation
+from local.emulators.onelake.sources import MAX_BLOB_BYTES, MAX_BLOCK_BYTES, CopySources
 from local.emulators.onelake.store import Entry, Store
 from local.emulators.wire import Request, Response
 
@@ -83,8 +84,9 @@ def operation_of(request: Request) -> str:
 class Blob:
     """Carries Blob calls out on a store."""
 
-    def __init__(self, store: Store, book: AddressBook) -> None:
+    def __init__(self, store: Store, book: AddressBook, sources: CopySources) -> None:
         self._store = store
+        self._sources = sources
         self._book = book
         self._lister = Lister(store)
 
@@ -153,7 +155,13 @@ class Blob:
         conditions = read_conditions(request.headers)
         attributes = self._described(request)
         self._check_target(path, conditions)
-        received = await receive(request, self._store, wants_md5=True)
+        if "x-ms-copy-source" in request.headers:
+            received, described = await self._sources.fetch(request, self._store, MAX_BLOB_BYTES)
+            if request.headers.get("x-ms-copy-source-blob-properties", "true").lower() != "false":
+                taken = {f"x-ms-blob-{name.lower()}": value for name, value in described.items()}
+                attributes = with_content_headers(attributes, {**taken, **request.headers}, "x-ms-blob-")
+        else:
+            received = await receive(request, self._store, wants_md5=True)
         try:
             with self._store.holding(path):
                 self._check_target(path, conditions)
@@ -168,9 +176,12 @@ class Blob:
         require_query(request, frozenset({"comp", "blockid"}))
         block_id = _block_id(request.query.get("blockid"))
         address.require_writable("PUT")
-        if not request.body.length and request.body.declared:
-            raise ServiceError("InvalidHeaderValue")
-        received = await receive(request, self._store, wants_md5=True)
+        if "x-ms-copy-source" in request.headers:
+            received, _ = await self._sources.fetch(request, self._store, MAX_BLOCK_BYTES)
+        else:
+            if not request.body.length and request.body.declared:
+                raise ServiceError("InvalidHeaderValue")
+            received = await receive(request, self._store, wants_md5=True)
         try:
             descriptor, part = received.into_part(self._store)
             os.close(descriptor)

@@ -23,6 +23,7 @@ CATALOGUE: dict[str, tuple[int, str]] = {
     "AuthorizationPermissionMismatch": (403, "This request is not authorized to perform this operation using this permission."),
     "BlobAlreadyExists": (409, "The specified blob already exists."),
     "BlobNotFound": (404, "The specified blob does not exist."),
+    "CannotVerifyCopySource": (500, "Could not verify the copy source within the specified time."),
     "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
     "ContentLengthMustBeZero": (400, "The Content-Length request header must be zero."),
     "DirectoryIsNotEmpty": (409, "This operation is not permitted on a non-empty directory."),

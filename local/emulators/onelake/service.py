@@ -17,6 +17,7 @@ from local.emulators.onelake.errors import (
     ServiceError,
     error_response,
 )
+from local.emulators.onelake.sources import CopySources
 from local.emulators.onelake.store import Store
 from local.emulators.pipeline import Call, retry_after_header
 from local.emulators.tokens import STORAGE_AUDIENCE, TokenAuthority, TokenRefused
@@ -37,7 +38,6 @@ _REJECTED_HEADERS = (
 _UNSUPPORTED_HEADERS = frozenset(
     {
         "x-ms-content-crc64",
-        "x-ms-copy-source",
         "x-ms-encryption-scope",
         "x-ms-expiry-option",
         "x-ms-expiry-time",
@@ -51,6 +51,9 @@ _UNSUPPORTED_HEADERS = frozenset(
         "x-ms-tags",
     }
 )
+# Known to the two operations that read a source by its URL, and to no other.
+_COPY_HEADERS = frozenset({"x-ms-copy-source", "x-ms-copy-source-authorization"})
+_COPYING = frozenset({"append", "append_flush"})
 _BLOB_QUERY = frozenset({"comp", "restype", "blockid"})
 _READING = frozenset({"read", "list", "properties"})
 _COMMON_HEADERS = {
@@ -76,18 +79,27 @@ class OneLake:
     """Serves both dialects of one lake.
 
     Args:
+        sources: reads what a copy by URL names.
         always_blob: for an endpoint that speaks the Blob dialect only, whatever the host name says.
     """
 
     name = "onelake"
 
-    def __init__(self, estate: Estate, tokens: TokenAuthority, store: Store, *, always_blob: bool = False) -> None:
+    def __init__(
+        self,
+        estate: Estate,
+        tokens: TokenAuthority,
+        store: Store,
+        sources: CopySources,
+        *,
+        always_blob: bool = False,
+    ) -> None:
         self._estate = estate
         self._tokens = tokens
         self._always_blob = always_blob
         self._book = AddressBook(estate)
         self._dfs = dfs.Dfs(store, self._book)
-        self._blob = blob.Blob(store, self._book)
+        self._blob = blob.Blob(store, self._book, sources)
         self._roles = {client.id: client.roles for client in estate.clients}
         self._request_prefix = str(uuid.uuid4())[:24]
         self._requests = 0
@@ -123,7 +135,7 @@ class OneLake:
                 raise route.refusal
             assert route.address is not None
             self._authorise(client_id, route.address, call.operation)
-            rejected = self._check_headers(request)
+            rejected = self._check_headers(request, copies=route.is_blob and call.operation in _COPYING)
             dialect = self._blob if route.is_blob else self._dfs
             response = await dialect.handle(request, call.operation, route.address)
             if rejected:
@@ -200,8 +212,10 @@ class OneLake:
             raise ServiceError("CapacityNotActive", CAPACITY_PAUSED_TEXT)
 
     @staticmethod
-    def _check_headers(request: Request) -> str:
+    def _check_headers(request: Request, *, copies: bool) -> str:
         headers = request.headers
+        if not copies and not _COPY_HEADERS.isdisjoint(headers):
+            raise ServiceError("UnsupportedHeader")
         # The SDK sends an empty x-ms-source-lease-id with every rename.
         for name in _UNSUPPORTED_HEADERS & headers.keys():
             if headers[name]:

@@ -15,12 +15,18 @@ from shared.errors import (
     MigrationError,
     NotFound,
     ServiceUnavailable,
+    SourceChanged,
     TargetConflict,
     Throttled,
     TransientError,
+    Unsupported,
 )
 
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,80})</Code>")
+
+# Codes of errors about copying from another account, see copying.py.
+COPY_REFUSED = "copy_refused"
+COPY_SOURCE_BUSY = "copy_source_busy"
 
 # 400s that say what this item's path or body has, not what the whole run has.
 _ITEM_CODES = {
@@ -50,6 +56,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
     code = service_code(headers, body)
     wait_s = retry_after_s(headers)
     said = f"{status} {code}".rstrip()
+    if code in ("CannotVerifyCopySource", "SourceConditionNotMet"):
+        return _copy_source(status, said, subject)
     if code in ("CapacityNotActive", "CapacityPaused"):
         return CapacityPaused(
             f"the target's Fabric capacity is paused ({said}); resume it in the Azure portal, then start again",
@@ -81,6 +89,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
         return _conflict(code, said, subject)
     if code == "Md5Mismatch":
         return ServiceUnavailable("a block was damaged on the way", code="block_damaged", subject=subject)
+    if code == "InvalidBlockList":
+        return TransientError("another upload to the same path took the blocks", code="block_list", subject=subject)
     if code == "InvalidFlushPosition":
         return TransientError("blocks are missing in the lake", code="flush_position", subject=subject)
     if code == "FriendlyNameSupportDisabled":
@@ -93,6 +103,20 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
         code="wrong_endpoint",
         subject=subject,
     )
+
+
+def _copy_source(status: int, said: str, subject: str) -> MigrationError:
+    """What the service says of the account that it copies from; the status is then the account's, not its own.
+
+    Source: "Blob Storage error codes" (CannotVerifyCopySource: 500, not verified in time), and answers that others
+    report, with the source's status: azure-storage-azcopy issues 755 and 1433, azure-storage-python issue 720.
+    """
+    if status == 412:
+        return SourceChanged("the source changed before the service copied it", subject=subject)
+    if status in (408, 429) or status >= 500:
+        # Not about the service that answers: nobody else has to wait for it.
+        return TransientError(f"the service cannot read the source ({said})", code=COPY_SOURCE_BUSY, subject=subject)
+    return Unsupported(f"the service does not copy from the source ({said})", code=COPY_REFUSED, subject=subject)
 
 
 def unsupported_flush(error: MigrationError) -> bool:

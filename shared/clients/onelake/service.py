@@ -20,7 +20,6 @@ API_VERSION = "2023-11-03"
 MIB = 1024 * 1024
 # A write is metered for each 4 MiB block, so a block of a multiple of that wastes nothing.
 SMALL_BLOCK_BYTES = 8 * MIB
-_LARGE_BLOCK_BYTES = 32 * MIB
 # Azure Storage's scale targets: 50,000 blocks of a file.
 _MAX_BLOCKS = 40_000
 
@@ -43,7 +42,7 @@ class OneLake:
     blob_url: str = ""
     ca_bundle: str | None = None
     in_flight: int = 256
-    memory_bytes: int = 256 * MIB
+    memory_bytes: int = 128 * MIB
     one_call_commit: bool = True
     """Whether the service takes append with flush in one call; learned once a process."""
     transport: Transport = field(init=False)
@@ -97,15 +96,27 @@ class ByteBudget:
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes
         self._free = total_bytes
+        self._waiting = 0
         self._changed = asyncio.Condition()
 
     async def take(self, size_bytes: int) -> int:
         """Wait for room; returns what to give back."""
         wanted = min(size_bytes, self._total)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._free >= wanted)
+            self._waiting += 1
+            try:
+                await self._changed.wait_for(lambda: self._free >= wanted)
+            finally:
+                self._waiting -= 1
             self._free -= wanted
         return wanted
+
+    def take_now(self, size_bytes: int) -> bool:
+        """Take it if there is room at once and nobody waits for it."""
+        if self._waiting or self._free < size_bytes:
+            return False
+        self._free -= size_bytes
+        return True
 
     async def give(self, size_bytes: int) -> None:
         async with self._changed:
@@ -118,8 +129,7 @@ def block_bytes(size_bytes: int) -> int:
     if size_bytes <= SMALL_BLOCK_BYTES:
         return SMALL_BLOCK_BYTES
     needed = -(-size_bytes // _MAX_BLOCKS)
-    return max(_LARGE_BLOCK_BYTES if size_bytes > 8 * _LARGE_BLOCK_BYTES else SMALL_BLOCK_BYTES,
-               -(-needed // (4 * MIB)) * 4 * MIB)  # fmt: skip
+    return max(SMALL_BLOCK_BYTES, -(-needed // (4 * MIB)) * 4 * MIB)
 
 
 def encode_path(path: str) -> str:
