@@ -58,6 +58,7 @@ usage: python3 dev.py COMMAND [arguments]
                 --fault-plan FILE   the failures to play
                 --latency-ms N      how slow to be
                 --root DIR          where they keep their data (.state/emulators)
+                --azureml           Azure ML in two tenants as well; needs node
   bench NAME  one benchmark; without a name, lists them
 
 The first command makes an environment in .venv and installs the locked requirements there: several hundred megabytes
