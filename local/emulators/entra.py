@@ -55,7 +55,8 @@ class Entra:
     """Issues tokens to the clients of the estate.
 
     Args:
-        others: further tenants with those who sign for them; a client of one is unknown in the others.
+        others: further tenants with those who sign for them; a client of one is unknown in the others. One with the
+            estate's tenant id adds its clients to that tenant.
     """
 
     name = "entra"
@@ -63,9 +64,10 @@ class Entra:
     def __init__(
         self, estate: Estate, tokens: TokenAuthority, others: Sequence[tuple[Directory, TokenAuthority]] = ()
     ) -> None:
-        self._tenants: dict[str, tuple[Directory, TokenAuthority]] = {
-            directory.tenant_id: (directory, authority) for directory, authority in ((estate, tokens), *others)
-        }
+        self._tenants: dict[str, list[tuple[Directory, TokenAuthority]]] = {}
+        directory: Directory
+        for directory, authority in ((estate, tokens), *others):
+            self._tenants.setdefault(directory.tenant_id, []).append((directory, authority))
 
     def classify(self, request: Request) -> Call:
         """A POST asks for a token; everything else is discovery."""
@@ -126,7 +128,6 @@ class Entra:
     async def _token(self, request: Request, tenant: str) -> Response:
         if tenant not in self._tenants:
             return self._unknown_tenant(tenant)
-        directory, tokens = self._tenants[tenant]
         if request.body.length > _FORM_LIMIT_BYTES:
             return _failure(413, "invalid_request", 900144, "The request body is too large.")
         form = parse_query((await request.body.read()).decode("utf-8", "replace"))
@@ -137,7 +138,9 @@ class Entra:
                 70003,
                 f"The app requested an unsupported grant type '{form.get('grant_type', '')}'.",
             )
-        client = directory.client(form.get("client_id", ""))
+        client_id = form.get("client_id", "")
+        known = [(directory.client(client_id), authority) for directory, authority in self._tenants[tenant]]
+        client, tokens = next((found for found in known if found[0] is not None), known[0])
         if client is None:
             return _failure(
                 400,

@@ -40,6 +40,7 @@ from azure.storage.blob import (
 from local.emulators.azureml.azurite import AzuriteMissing, install
 from local.emulators.azureml.seeding import SampleAsset, sample_assets, seed_workspace
 from local.emulators.launch import EmulatorsFailed, RunningEmulators, azureml_settings, launch
+from tests.emulators.wire_client import credential as lake_credential
 
 MANAGEMENT = "https://management.azure.com/.default"
 STORAGE = "https://storage.azure.com/.default"
@@ -426,9 +427,13 @@ def test_a_token_of_the_other_tenant(azureml: RunningEmulators, ml: MakeClient) 
 def test_other_tokens(azureml: RunningEmulators) -> None:
     target = f"{base(azureml)}?api-version=2024-10-01-preview"
     wrong = credential(azureml).get_token(STORAGE).token
+    claims = jwt.decode(credential(azureml).get_token(MANAGEMENT).token, options={"verify_signature": False})
+    key = (azureml.root / "state" / "token-key").read_bytes()
     for token, code in (
         ("", "AuthenticationFailed"),
         ("nonsense", "InvalidAuthenticationToken"),
+        (jwt.encode(claims, b"another key of thirty-two bytes!", algorithm="HS256"), "InvalidAuthenticationToken"),
+        (jwt.encode({**claims, "exp": claims["nbf"]}, key, algorithm="HS256"), "ExpiredAuthenticationToken"),
         (wrong, "InvalidAuthenticationTokenAudience"),
     ):
         status, refusal, headers = send(azureml, "GET", target, token=token)
@@ -805,7 +810,7 @@ def test_another_estate(azureml: RunningEmulators, tmp_path: Path) -> None:
     document = f"""
 tenants:
   - name: only
-    tenant_id: 11111111-1111-4111-8111-111111111111
+    tenant_id: {azureml.addresses["tenant_id"]}
     clients: [{{name: migrator, id: someone, secret: hush, roles: {{team: contributor}}}}]
 accounts: [{{name: teamstore, key: {base64.b64encode(b"k" * 64).decode()}, tenant: only}}]
 workspaces:
@@ -822,6 +827,9 @@ workspaces:
         assert list(running.addresses["azureml"]["storage_urls"]) == ["teamstore"]
         service = blobs(running, key_of(running, "teamstore"), "teamstore")
         assert [found.name for found in service.list_containers()] == ["blobs"]
+        # Their tenant is that of OneLake, and has the clients of both.
+        assert credential(running, "only").get_token(MANAGEMENT).token
+        assert lake_credential(running).get_token(STORAGE).token
     config.write_text(document.replace("account: teamstore,", "account: other,"))
     with pytest.raises(EmulatorsFailed, match=r"^The configuration .* uses an unknown account 'other'$"):
         launch(tmp_path / "root", azureml=True, azureml_config=config)
