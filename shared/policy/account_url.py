@@ -17,6 +17,7 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATTERN = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
 # Account names of Azure Storage: 3 to 24 lower-case letters and digits.
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_CONTAINER = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PLAIN = re.compile(r"[!-~]+")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 
@@ -79,6 +80,22 @@ def check_account_url(url: str, patterns: Sequence[str]) -> str:
         raise _refusal("holds a path; write the account's address alone, and the container as source.container")
     origin = f"{parts.scheme}://{shown}" + (f":{port}" if port not in (None, _DEFAULT_PORTS[parts.scheme]) else "")
     return f"{origin}/{account}" if account else origin
+
+
+def check_container_name(name: str) -> str:
+    """A container as a job gives it; for a lakehouse as the source, the GUID of its workspace.
+
+    Raises:
+        Configuration: subject ``source.container``. Names are as "Naming and Referencing Containers" has them.
+    """
+    if name not in ("$root", "$web", "$logs") and not (_CONTAINER.fullmatch(name) and 3 <= len(name) <= 63):
+        raise Configuration(
+            "is no container's name: 3 to 63 lower-case letters, digits and single dashes; folders of it belong to "
+            "source.prefix",
+            code="source_not_allowed",
+            subject="source.container",
+        )
+    return name
 
 
 def account_name(checked_url: str) -> str:

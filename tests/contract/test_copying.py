@@ -120,6 +120,25 @@ async def test_every_kind_of_credential(
     assert not any(secret in journal for secret in secrets if "?" in secret or ("." in secret and "://" not in secret))
 
 
+async def test_arrival_is_asked_for_once(
+    lake: Lake, target: OneLake, source: BlobContainer, container: ContainerClient
+) -> None:
+    container.upload_blob("f", b"data")
+    copying = await prepared(source, "f")
+
+    def asked() -> int:
+        return sum(lake.emulators.stats()["onelake"]["properties"].values())
+
+    before = asked()
+    await copy(lake, target, copying, "one")
+    assert asked() == before + 1
+    for name in ("two", "three"):
+        await copy(lake, target, copying, name)
+    assert asked() == before + 1
+    await copy(lake, target, replace(copying, md5=""), "four")
+    assert asked() == before + 2, "without a hash there is only the size"
+
+
 async def test_conditions_on_the_target(
     lake: Lake, target: OneLake, source: BlobContainer, container: ContainerClient
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import Configuration
-from shared.policy.account_url import account_name, check_account_url, check_host_patterns
+from shared.policy.account_url import account_name, check_account_url, check_container_name, check_host_patterns
 from shared.settings import Settings, read_settings
 
 AZURE = Settings.blob_source_hosts
@@ -56,6 +56,15 @@ def test_nothing_else_is(url: str) -> None:
 def test_an_address_needs_to_be_listed() -> None:
     with pytest.raises(Configuration, match="BLOB_SOURCE_HOSTS"):
         check_account_url("https://127.0.0.1:10000/devstoreaccount1", AZURE)
+
+
+def test_containers() -> None:
+    for name in ("abc", "a-b-9", "$web", "a1b2c3d4-0001-4000-8000-00000000000a", "x" * 63):
+        assert check_container_name(name) == name
+    for name in ("", "..", ".", "ab", "x" * 64, "a/b", "A-b", "a--b", "-ab", "ab-", "a b", "a?b", "$other"):
+        with pytest.raises(Configuration) as caught:
+            check_container_name(name)
+        assert caught.value.subject == "source.container"
 
 
 @pytest.mark.parametrize("pattern", ["*", "*.net", "https://x", "a b", "*.*.x.y", "x/y", "host:", "*foo.bar.net"])

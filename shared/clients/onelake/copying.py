@@ -99,7 +99,7 @@ async def put_from_url(
         else:
             smallest = -(-size_bytes // _MAX_BLOCKS)
             answer = await copy.blocks(max(block_bytes, -(-smallest // (4 * MIB)) * 4 * MIB))
-        await copy.assert_arrived(answer)
+        is_proven = await copy.has_arrived(answer)
     except Unsupported as error:
         if error.code == COPY_REFUSED:
             source.learned.refused(error.detail)
@@ -110,7 +110,8 @@ async def put_from_url(
         # It stays so at every attempt, as a private endpoint does that only this process can reach.
         source.learned.refused(error.detail)
         raise Unsupported(error.detail, code=COPY_REFUSED, subject=subject) from None
-    source.learned.copied()
+    if is_proven:
+        source.learned.copied()
     return answer
 
 
@@ -180,15 +181,25 @@ class _Copy:
             headers["x-ms-blob-content-md5"] = self._md5
         return await self._committing(f"{self._url}?comp=blocklist", headers, document.encode(), from_source=False)
 
-    async def assert_arrived(self, answer: Answer) -> None:
-        """Ask for the size, since a service that does not know the headers makes an empty file of such a call."""
+    async def has_arrived(self, answer: Answer) -> bool:
+        """Ask for the size, since a service that does not know the headers makes an empty file of such a call.
+
+        Once a file of the account was seen to arrive, the hash that the service computed says as much.
+
+        Returns:
+            False where it cannot be told, since the file is another one by now.
+
+        Raises:
+            Unsupported: nothing was copied; what was made is removed again.
+        """
+        if self._source.learned.has_copied and self._md5 and answer.headers.get("Content-MD5", "") == self._md5:
+            return True
         etag = answer.headers.get("ETag", "")
         found = await self._head()
         if found is None or found.headers.get("ETag", "") != etag:
-            # Somebody else's by now, and theirs to answer for.
-            return
+            return False
         if int(found.headers.get("Content-Length", "-1")) == self._size:
-            return
+            return True
         with suppress(NotFound, TargetConflict):
             await self._lake.transport.send(
                 "DELETE", self._url, headers={**_VERSION, "If-Match": etag}, subject=self._subject
