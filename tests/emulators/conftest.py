@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from azure.storage.filedatalake import DataLakeServiceClient, FileSystemClient
 
+from local.emulators.estate import GraphBehaviour
 from local.emulators.launch import RunningEmulators, launch
+from tests.emulators.graph_client import SCRATCH, GraphWire, LibraryWire, names, write_estate
 from tests.emulators.wire_client import WireClient, credential
 
 
@@ -56,3 +58,27 @@ def service(emulators: RunningEmulators) -> Iterator[DataLakeServiceClient]:
 @pytest.fixture
 def lake(service: DataLakeServiceClient) -> FileSystemClient:
     return service.get_file_system_client("Migration")
+
+
+@pytest.fixture(scope="session")
+def graph_emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEmulators]:
+    root = tmp_path_factory.mktemp("graph")
+    with launch(root / "state", plain=True, config=write_estate(root / "estate.json")) as running:
+        yield running
+
+
+@pytest.fixture
+def graph(graph_emulators: RunningEmulators) -> Iterator[GraphWire]:
+    """Graph as the migrator, with nothing left of the test before."""
+    yield GraphWire(graph_emulators)
+    graph_emulators.set_faults([])
+    graph_emulators.graph.behave(**GraphBehaviour().model_dump())
+
+
+_NAMES = names()
+
+
+@pytest.fixture
+def library(graph: GraphWire) -> LibraryWire:
+    """A library that no other test changes: 6 files in the folders 2024 and 2025."""
+    return LibraryWire(graph, next(_NAMES), SCRATCH)

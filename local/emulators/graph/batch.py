@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from local.emulators.graph.service import Graph
 
 _MOST_REQUESTS = 20
+_SHARED_HEADERS = ("authorization", "host", "user-agent")
 _LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -61,7 +62,7 @@ def _entries(body: bytes) -> list[dict[str, Any]]:
 def _one(graph: Graph, outer: Request, entry: dict[str, Any]) -> Response:
     path, _, query_text = entry["url"].partition("?")
     headers = {str(name).lower(): str(value) for name, value in entry.get("headers", {}).items()}
-    headers = {"authorization": outer.headers["authorization"], "host": outer.headers.get("host", ""), **headers}
+    headers = {name: outer.headers.get(name, "") for name in _SHARED_HEADERS} | headers
     inner = Request(
         entry["method"].upper(),
         f"/v1.0/{path.lstrip('/')}",

@@ -99,7 +99,11 @@ class GraphControl:
         return behaviour
 
     def counters(self) -> dict[str, Any]:
-        """Returns ``{"requests": {kind: n}, "throttled": {kind: n}, "units", "minutes": [...]}``."""
+        """Returns ``{"requests": {kind: n}, "throttled": {kind: n}, "undecorated": n, "units": n, "minutes": [...]}``.
+
+        A minute is one of one application: ``client_id``, ``began_s``, ``units``, ``requests``, ``throttled``. Requests
+        are undecorated whose User-Agent has not the form that SharePoint asks for.
+        """
         counters: dict[str, Any] = json.loads(self._ask("GET", "/graph/counters", None))
         return counters
 

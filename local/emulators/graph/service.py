@@ -275,7 +275,7 @@ class Graph:
             GraphError: what the client is told instead.
         """
         client_id = self._authenticate(request)
-        told = self.throttle.charge(client_id, target.kind)
+        told = self.throttle.charge(client_id, target.kind, request.headers.get("user-agent", ""))
         try:
             response = self._carried_out(request, target, client_id)
         except GraphError as error:

@@ -133,9 +133,13 @@ class Tenant:
 
     def _make_again(self) -> None:
         try:
-            lines = self._log.read_text(encoding="utf-8").splitlines()
+            text = self._log.read_text(encoding="utf-8")
         except FileNotFoundError:
             return
+        *lines, torn = text.split("\n")
+        if torn:
+            # Nobody was told of a change whose line a kill cut short.
+            self._log.write_text(text.removesuffix(torn), encoding="utf-8")
         try:
             for line in lines:
                 self._make(Change.model_validate_json(line))

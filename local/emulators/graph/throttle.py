@@ -30,6 +30,8 @@ UNITS = {
 }
 """Resource units by kind of request; a batch costs what is in it."""
 
+# Other traffic is served last when the service is busy, which is not emulated, only counted.
+_DECORATIONS = ("ISV|", "NONISV|")
 _BANDS = ((1000, 1250), (5000, 2500), (15000, 3750), (50000, 5000))
 _MOST_UNITS = 6250
 _TOLD_FROM = 0.8
@@ -53,6 +55,7 @@ class Throttle:
         self._throttled: Counter[str] = Counter()
         self._minutes: list[_Minute] = []
         self._current: dict[str, _Minute] = {}
+        self._undecorated = 0
         self.follow(behaviour)
 
     def follow(self, behaviour: GraphBehaviour) -> None:
@@ -68,13 +71,14 @@ class Throttle:
         """Counts a request that costs nothing."""
         self._requests[kind] += 1
 
-    def charge(self, client_id: str, kind: str) -> dict[str, str]:
+    def charge(self, client_id: str, kind: str, user_agent: str) -> dict[str, str]:
         """Counts a request of an application and returns the headers that its answer carries.
 
         Raises:
             GraphError: 429; the request counts all the same.
         """
         self._requests[kind] += 1
+        self._undecorated += not user_agent.startswith(_DECORATIONS)
         now_s = time.time()
         minute = self._current.get(client_id)
         if minute is None or now_s >= minute.began_s + self._behaviour.minute_s:
@@ -104,12 +108,14 @@ class Throttle:
         self._throttled.clear()
         self._minutes.clear()
         self._current.clear()
+        self._undecorated = 0
 
     def document(self) -> dict[str, Any]:
         """Returns what was counted; the minutes in the order in which they began."""
         return {
             "requests": {kind: self._requests[kind] for kind in (*UNITS, "batch")},
             "throttled": dict(self._throttled),
+            "undecorated": self._undecorated,
             "units": sum(minute.units for minute in self._minutes),
             "minutes": [
                 {
