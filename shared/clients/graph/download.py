@@ -150,7 +150,7 @@ class Download:
 
         Raises:
             SourceChanged: it was changed since it was listed.
-            IntegrityMismatch: ``sharepoint_rewrote``, where that is not accepted.
+            IntegrityMismatch: ``sharepoint_rewrote``, where that is not accepted. It is read twice before this is said.
             TransientError: ``integrity_mismatch``: other bytes than announced, of a file that did not change.
         """
         if self._position < self.size_bytes:
@@ -171,7 +171,7 @@ class Download:
             raise NotFound("the source file is gone", code="source_gone", subject=self._subject)
         if announced.is_changed(now):
             raise SourceChanged("the source file changed since it was listed", subject=self._subject)
-        if not self._is_rewritten_type():
+        if not self._is_rewritten_type() or not await self._is_same_again():
             raise TransientError(
                 f"the bytes that arrived ({self.size_bytes}, {received}) are not those that SharePoint announces "
                 f"({announced.size_bytes}, {announced.hash or 'no hash'})",
@@ -201,6 +201,25 @@ class Download:
 
     def _is_rewritten_type(self) -> bool:
         return self._subject.rpartition(".")[2].lower() in _REWRITTEN
+
+    async def _is_same_again(self) -> bool:
+        """Whether a second read gives the same bytes: then it is SharePoint that wrote them, and not the way here."""
+        again = Download(
+            self._graph,
+            subject=self._subject,
+            announced=self._announced,
+            address=self._ask_address,
+            announced_now=self._ask_announced,
+            accept_rewrites=self._accept_rewrites,
+        )
+        again._address = self._address
+        try:
+            await again.begin()
+            while await again.read(_CHUNK_BYTES):
+                pass
+        finally:
+            await again.close()
+        return (again.size_bytes, again._hash.digest()) == (self.size_bytes, self._hash.digest())
 
     async def _chunk(self, size_bytes: int) -> bytes:
         """What has arrived, at most so much; empty where the connection broke."""
