@@ -255,6 +255,18 @@ def test_what_changes_during_a_walk_comes_again_and_the_last_time_counts(library
     assert mirror.paths() == held(library)
 
 
+def test_what_was_seen_and_deleted_during_a_walk_is_told_gone(library: LibraryWire) -> None:
+    mirror = Mirror()
+    walk = library.pages(f"{library.url}/root/delta?$top=2")
+    mirror.take(next(walk)["value"])
+    assert "2024" in mirror.paths()
+    library.control.delete(library.name, "2024")
+    for page in walk:
+        mirror.take(page["value"])
+    assert mirror.paths() == held(library)
+    assert all(item["name"] != "2024" for item in mirror.items.values())
+
+
 def test_late_changes_can_be_left_to_the_next_walk(library: LibraryWire) -> None:
     library.control.behave(late_changes="next")
     mirror = Mirror()

@@ -74,7 +74,6 @@ class Library:
         self._children: dict[int, list[int]] = {}
         self._given: dict[int, bytes] = {}
         self._trash: dict[str, list[int]] = {}
-        self._deleted_with: dict[int, int] = {}
         self.add(0, "root", FOLDER, 0, created_s)
 
     # what there is
@@ -290,7 +289,6 @@ class Library:
         top = self._existing(path)
         for slot in (*self.below(top), top):
             self.gone[slot] = 1
-            self._deleted_with[slot] = top
             if tells_descendants or slot == top:
                 self.log_change(slot, when_s)
         self.children(self.parents[top]).remove(top)
@@ -309,12 +307,11 @@ class Library:
             raise ChangeRefused(f"The folder of {path!r} is deleted itself.")
         self._free(parent, self.names[top])
         tops.pop()
+        # What had been deleted before, by itself, is not among the children any more.
         for slot in (top, *self.below(top)):
-            if self._deleted_with.get(slot) == top:
-                del self._deleted_with[slot]
-                self.gone[slot] = 0
-                self.versions[slot] += 1
-                self.log_change(slot, when_s)
+            self.gone[slot] = 0
+            self.versions[slot] += 1
+            self.log_change(slot, when_s)
         self._children.setdefault(parent, []).append(top)
         self._grow(parent, self.sizes[top])
         return top
