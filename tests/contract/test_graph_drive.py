@@ -359,7 +359,7 @@ async def test_the_units_counted_are_those_of_the_service(sharepoint: SharePoint
         if path == "Special/empty 1.txt":
             await read_all(drive, path, item)
             await drive.stat(item.ref)
-    assert graph.units.share() == (sharepoint.control.counters()["units"], None)
+    assert drive.load() == {"units": sharepoint.control.counters()["units"], "ceiling": None}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from shared.clients.graph.classify import FeedExpired, not_granted
@@ -21,6 +21,9 @@ from shared.errors import (
 )
 from shared.policy.paths import printable
 from shared.ports import DriveItem, DrivePage
+
+if TYPE_CHECKING:
+    from shared.ports import SourceLoad
 
 # What an item is made of here; the rest would only be sent to be thrown away.
 _SELECT = (
@@ -115,6 +118,11 @@ class Drive:
     async def start_id(self) -> str | None:
         """The id of the job's folder; None where the whole library is meant."""
         return (await self.resolve()).folder_id
+
+    def load(self) -> "SourceLoad":
+        """What all drives of this process behind the credential spent in the last minute, and may spend."""
+        units, ceiling = self._graph.units.share()
+        return {"units": units, "ceiling": ceiling}
 
     async def _find_site(self) -> str:
         host, path = split_site(self._site)
