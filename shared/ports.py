@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypedDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class SourceItem:
         version: Opaque; differs when the content may differ.
         problem: ``(code, sentence)`` if the item cannot be moved as it is, known from the listing alone.
         skip: Whether the problem is a reason to skip rather than a failure (a link, for example).
+        id: Stable over renames and moves; empty where the source has no such thing.
         ref: What the source needs beside the path to open the item without asking again; its own text, at most 1 KB.
         facts: What the source knows of the item that goes with it into the manifest; no secret, no token.
     """
@@ -27,16 +28,41 @@ class SourceItem:
     version: str
     problem: tuple[str, str] | None = None
     skip: bool = False
+    id: str = ""
     ref: str = ""
     facts: Mapping[str, str | int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """Where the lake has an item that the source has renamed or moved since.
+
+    ``same`` says that its content is what it was; ``etag``, ``hash`` and ``size_bytes`` are those of the lake's file.
+    """
+
+    path: str
+    etag: str
+    hash: str
+    size_bytes: int
+    same: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SourcePage:
-    """Items in the order of ``sort_key``, all after the cursor asked for, and the cursor to go on with."""
+    """Items in the order of ``sort_key``, all after the cursor asked for, and the cursor to go on with.
+
+    Attributes:
+        gone: What the source has lost, with what ``stat`` needs to make sure, where the source tells only changes. None
+            where it was listed whole, so that whatever is not among the items is gone.
+        moved: By the item's present path, where it was.
+        begins: Whether these are the first of their source.
+    """
 
     items: Sequence[SourceItem]
     cursor: str | None
+    gone: Mapping[str, str] | None = None
+    moved: Mapping[str, Moved] | None = None
+    begins: bool = False
 
 
 class OpenItem(Protocol):
@@ -106,6 +132,56 @@ class DrivePage:
     reset: bool = False
 
 
+class CopyingLearned:
+    """What this process learned about copying from one account on the target's side.
+
+    A refusal before anything was ever copied is about the account: who may read it, a firewall, a service that does
+    not copy at all. After a success it is about the one item, and the next may be tried again.
+    """
+
+    def __init__(self) -> None:
+        self.has_copied = False
+        """Whether a file has been seen to arrive."""
+        self.refusal = ""
+        """Why nothing more is tried; empty as long as there is no reason."""
+
+    def copied(self) -> None:
+        self.has_copied = True
+
+    def refused(self, why: str) -> None:
+        if not self.has_copied:
+            self.refusal = self.refusal or why
+
+
+@dataclass(frozen=True, slots=True)
+class CopySource:
+    """One version of one item, to be read by another service.
+
+    Attributes:
+        account: Scheme, host and, for path-style addresses, account; for messages.
+        etag: Without quotes; what is copied is this version or nothing.
+        size_bytes: Of that version.
+        md5: Hex, as the source's own promise; empty where it makes none.
+        headers: Makes ``x-ms-copy-source`` and, where a token is needed, ``x-ms-copy-source-authorization``, for use at
+            once. They hold secrets (a token, or a SAS in the URL): never to be kept, logged or put into an error.
+        learned: Shared by all items of the account.
+    """
+
+    account: str
+    etag: str
+    size_bytes: int
+    md5: str
+    headers: Callable[[], Awaitable[Mapping[str, str]]] = field(repr=False)
+    learned: CopyingLearned = field(repr=False, compare=False)
+
+
+class SourceLoad(TypedDict):
+    """Resource units that this worker spent in the last minute, and how many the service allows (None: unknown)."""
+
+    units: int
+    ceiling: int | None
+
+
 class SourceTree(Protocol):
     """A tree of files to be read."""
 
@@ -118,11 +194,20 @@ class SourceTree(Protocol):
     async def identity(self) -> str | None:
         """What tells this source from another one at the same place; None where it holds nothing at all."""
 
-    async def stat(self, path: str) -> SourceItem | None:
+    async def stat(self, path: str, ref: str = "") -> SourceItem | None:
         """The item as it is now; None only if it is provably gone. Raises AccessDenied where that cannot be told."""
 
-    async def open(self, path: str) -> OpenItem:
-        """Raises NotFound or AccessDenied."""
+    async def open(self, path: str, ref: str = "", *, fresh: bool = False) -> OpenItem:
+        """Open the version that was listed, or with ``fresh`` the one that is there now.
+
+        Raises NotFound or AccessDenied, and SourceChanged where the listed version is no longer there.
+        """
+
+    async def copy_source(self, path: str, ref: str) -> CopySource | None:
+        """What a lake needs to read the item by itself, if this source and its credential can give that."""
+
+    def load(self) -> SourceLoad | None:
+        """How much of what the source allows is in use, where it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +245,22 @@ class Written:
     etag: str
 
 
+class Listing(Protocol):
+    """A source that lists itself in an order of its own (a blob container). Paths are as the source has them."""
+
+    async def check(self) -> None: ...
+
+    async def identity(self) -> str | None: ...
+
+    async def list_page(self, cursor: str | None, limit: int) -> ListedItems: ...
+
+    async def stat(self, path: str) -> SourceItem | None: ...
+
+    async def open(self, path: str, ref: str = "") -> OpenItem: ...
+
+    async def copy_source(self, path: str, ref: str) -> CopySource | None: ...
+
+
 class DriveFeed(Protocol):
     """A drive that tells its changes (SharePoint, by Graph's delta)."""
 
@@ -180,6 +281,8 @@ class DriveFeed(Protocol):
 
     async def open(self, path: str, ref: str) -> OpenItem:
         """Raises NotFound, AccessDenied, IntegrityMismatch or Unsupported, named for what the service says."""
+
+    def load(self) -> SourceLoad: ...
 
 
 class LakeStore(Protocol):
@@ -206,6 +309,15 @@ class LakeStore(Protocol):
         """Write a file over one that may be there; readers meet the old or the new, never a part.
 
         With ``only_over``, an ETag: only if that file is there still; else TargetConflict, code ``target_changed``.
+        """
+
+    async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
+        """Let the service read the file by itself. Raises Unsupported where it does not, with nothing written."""
+
+    async def move(self, old: str, path: str, *, etag: str) -> str:
+        """Rename a file if it is still the one with this ETag and nothing stands at ``path``; its new ETag.
+
+        Raises NotFound or TargetConflict; nothing has changed then.
         """
 
     async def delete(self, path: str, *, etag: str) -> bool:

@@ -42,8 +42,10 @@ async def write_part(store: RunStore, key: str, rows: Sequence[Row]) -> Part:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Of all rows, since a part may hold older ones that lack a column.
+    names = {name: None for row in rows for name in row}
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), sink, compression="zstd")
     await store.put(key, sink.getvalue())
     return Part(key, rows[0]["path"], rows[-1]["path"], len(rows))
 
@@ -56,6 +58,10 @@ async def read_part(store: RunStore, part: Part) -> list[Row]:
         raise LookupError(f"the catalog part {part.key} is gone from the run store")
     rows: list[Row] = pq.read_table(io.BytesIO(data)).to_pylist()
     return rows
+
+
+def _first(keyed: tuple[str, Row]) -> str:
+    return keyed[0]
 
 
 class Catalog:
@@ -87,6 +93,42 @@ class Catalog:
                     found[row["path"]] = row
         self._kept = dict(list(kept.items())[-1:])
         return found
+
+
+    async def get(self, path: str) -> Row | None:
+        """The row of one path."""
+        key = sort_key(path)
+        for part in self.parts:
+            if sort_key(part.first) <= key <= sort_key(part.last):
+                rows = self._kept.get(part.key) or await read_part(self._store, part)
+                self._kept = {part.key: rows}
+                found = next((row for row in rows if row["path"] == path), None)
+                if found is not None:
+                    return found
+        return None
+
+    async def page(self, after: str | None, limit: int) -> tuple[list[Row], bool]:
+        """The first ``limit`` rows with ``after < path``, in path order, and whether more follow.
+
+        Parts may overlap, as those of a listing in another order do; only those that can hold one of these rows are
+        read.
+        """
+        low = sort_key(after) if after is not None else None
+        parts = sorted(
+            (part for part in self.parts if low is None or sort_key(part.last) > low), key=lambda p: sort_key(p.first)
+        )
+        found: list[tuple[str, Row]] = []
+        kept: dict[str, list[Row]] = {}
+        for number, part in enumerate(parts):
+            rows = self._kept.get(part.key) or await read_part(self._store, part)
+            kept[part.key] = rows
+            keyed = [(sort_key(row["path"]), row) for row in rows]
+            found = sorted([*found, *((key, row) for key, row in keyed if low is None or key > low)], key=_first)
+            following = sort_key(parts[number + 1].first) if number + 1 < len(parts) else None
+            if len(found) > limit and (following is None or found[limit][0] <= following):
+                break
+        self._kept = dict(list(kept.items())[-2:])
+        return [row for _, row in found[:limit]], len(found) > limit
 
 
 class PartWriter:

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 from shared.engine.catalog import Catalog, Change, Part, apply_changes, decode_index, encode_index
 from shared.engine.run_records import RunRecords
+from shared.policy.paths import sort_key
 from shared.ports import RunStore
 
-_REMEMBERED = {"uploaded", "skipped"}
+_REMEMBERED = {"uploaded", "skipped", "renamed"}
 # Codes that verification gives; see shared/engine/verify_page.py.
 _DAMAGED = {"missing_in_lake", "size_mismatch", "integrity_mismatch"}
 _DOUBTED = {"not_verified"}
@@ -61,6 +62,24 @@ async def commit_ledger(records: RunRecords, job: str) -> int:
 
 
 async def _changes(records: RunRecords) -> AsyncIterator[Change]:
+    """What the records say, with the paths that renamed files have left, in path order."""
+    left = sorted(
+        [record["renamed_from"] async for record in records.records() if record.get("renamed_from")], key=sort_key
+    )
+    waiting = 0
+    async for change in _recorded(records):
+        while waiting < len(left) and sort_key(left[waiting]) < sort_key(change[0]):
+            yield left[waiting], None
+            waiting += 1
+        if waiting < len(left) and left[waiting] == change[0]:
+            # Another file stands there now.
+            waiting += 1
+        yield change
+    for path in left[waiting:]:
+        yield path, None
+
+
+async def _recorded(records: RunRecords) -> AsyncIterator[Change]:
     async for record in records.records():
         if record["status"] == "deleted":
             yield record["path"], None
@@ -75,6 +94,8 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
                     "etag": record.get("etag") or "",
                     "own": record.get("own", record["status"] == "uploaded"),
                     "moved_at": record["finished_at"],
+                    "source_id": record.get("source_id", ""),
+                    "source_ref": record.get("source_ref", ""),
                 },
             )
         elif record["error_code"] in _DAMAGED:
@@ -89,6 +110,8 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
                     "etag": record.get("etag") or "",
                     "own": record.get("own", True),
                     "moved_at": record["finished_at"],
+                    "source_id": record.get("source_id", ""),
+                    "source_ref": record.get("source_ref", ""),
                 },
             )
         elif record["error_code"] in _DOUBTED:
@@ -96,10 +119,16 @@ async def _changes(records: RunRecords) -> AsyncIterator[Change]:
             yield record["path"], None
 
 
-async def fold_unfinished(records: RunRecords, job: str) -> None:
-    """Take over what an earlier run moved but did not get to commit, because it was terminated or its host died."""
+async def fold_unfinished(records: RunRecords, job: str) -> bool:
+    """Take over what an earlier run moved but did not get to commit, because it was terminated or its host died.
+
+    Returns:
+        Whether there was such a thing.
+    """
     if await records.load("run.json") is None or await records.load("folded") is not None:
-        return
+        return False
     document = await records.load("run.json")
-    if document is not None and not document["spec"].get("dry_run"):
-        await commit_ledger(records, job)
+    if document is None or document["spec"].get("dry_run"):
+        return False
+    await commit_ledger(records, job)
+    return True

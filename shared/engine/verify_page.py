@@ -49,7 +49,7 @@ async def verify_page(
     records = [
         record
         for record in await run.records.page_records(page, verified=False)
-        if record["status"] in ("uploaded", "skipped") and record["hash"]
+        if record["status"] in ("uploaded", "skipped", "renamed") and record["hash"]
     ]
     known = await run.records.verdicts(page, before=first) if first else {}
     overruled: dict[str, FileRecord] = {}

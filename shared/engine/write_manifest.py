@@ -86,6 +86,8 @@ def _utf8(buffer: io.StringIO) -> bytes:
 
 def _cell(value: Any) -> Any:
     # A spreadsheet runs a cell that begins like a formula, and names of files come from outside.
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
@@ -98,7 +100,7 @@ def _facts(head: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Started", head["started_at"]
     yield "Ended", head["ended_at"]
     yield "Target", head["target"]
-    for status in ("uploaded", "skipped", "deleted", "planned", "failed"):
+    for status in ("uploaded", "skipped", "renamed", "deleted", "planned", "failed"):
         if counts.get(status):
             yield status.capitalize(), f"{counts[status]:,} items, {show_bytes(sizes.get(status, 0))}"
     verification = head.get("verification")

@@ -5,6 +5,7 @@ target a file) is asked by the starter before anything is started.
 """
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,9 +19,11 @@ from pydantic import (
     field_validator,
 )
 
+from shared.errors import Configuration
+from shared.policy.account_url import check_container_name
 from shared.policy.globs import Globs
 from shared.policy.ncrontab import parse as parse_ncrontab
-from shared.policy.paths import check_target_path
+from shared.policy.paths import check_target_path, sort_key, unmappable_reason
 from shared.policy.quantities import parse_bytes, parse_bytes_per_s
 
 MAX_SPEC_BYTES = 1024 * 1024
@@ -70,6 +73,82 @@ class FolderSource(Spec):
         return value
 
 
+class SharePointSource(Spec):
+    """A document library of a SharePoint site, or a folder of it, through Microsoft Graph."""
+
+    type: Literal["sharepoint"]
+    site: str = Field(
+        min_length=1, max_length=1024, description="contoso.sharepoint.com:/sites/finance, or its address"
+    )
+    library: str = Field(min_length=1, max_length=1024, description="the library's name, or its address")
+    folder: str = Field("", description="a folder below the library; empty for all of it")
+    credential: CredentialName = "sharepoint"
+
+    @field_validator("site", "library", "folder")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if any(ord(character) < 0x20 for character in value):
+            raise ValueError("must not contain control characters")
+        return value.strip()
+
+    @field_validator("folder")
+    @classmethod
+    def _below(cls, value: str) -> str:
+        folder = value.strip("/")
+        if folder and any(part in ("", ".", "..") for part in folder.split("/")):
+            raise ValueError("must be a path below the library, such as 2024/Q1")
+        return folder
+
+
+class BlobSource(Spec):
+    """A container of a storage account, or what lies below a prefix of it."""
+
+    type: Literal["blob"]
+    account_url: str = Field(min_length=1, description="https://account.blob.core.windows.net")
+    container: str = Field(min_length=1, max_length=63)
+    prefix: str = Field("", max_length=1024, description="a folder of names; empty for the whole container")
+    credential: CredentialName = "source"
+
+    @field_validator("container")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        try:
+            return check_container_name(value)
+        except Configuration as error:
+            raise ValueError(error.detail) from None
+
+
+SOURCE_TYPES = ("folder", "sharepoint", "blob")
+Source = Annotated[FolderSource | SharePointSource | BlobSource, Field(discriminator="type")]
+
+
+def _sub_path(value: str) -> str:
+    trimmed = value.strip("/")
+    reason = unmappable_reason(trimmed) if trimmed else "is empty"
+    if reason:
+        raise ValueError(f"must be a folder below target.path: it {reason}")
+    return trimmed
+
+
+SubPath = Annotated[str, Field(max_length=512, description="a folder below target.path"), AfterValidator(_sub_path)]
+
+
+class FolderSourceAt(FolderSource):
+    target_path: SubPath
+
+
+class SharePointSourceAt(SharePointSource):
+    target_path: SubPath
+
+
+class BlobSourceAt(BlobSource):
+    target_path: SubPath
+
+
+SourceAt = Annotated[FolderSourceAt | SharePointSourceAt | BlobSourceAt, Field(discriminator="type")]
+"""One of several sources of a job, with its own folder of the target."""
+
+
 class LakeTarget(Spec):
     """Where the data goes: a folder of a lakehouse."""
 
@@ -103,6 +182,9 @@ class Limits(Spec):
         "auto", description="uploads in flight of one worker"
     )
     bandwidth: BytesPerSecond | None = Field(None, ge=1024, description="cap of one worker, such as 50MiB/s")
+    server_side_copy: bool = Field(
+        True, description="let OneLake read blobs by itself where both sides allow it, without this worker in between"
+    )
     upload_sequence: Literal["auto", "three_step", "put_blob"] = Field(
         "auto",
         description="auto: append and flush in one call where the service takes it; put_blob: small files in one",
@@ -114,13 +196,19 @@ class FilesJob(Spec):
 
     kind: Literal["files"]
     name: JobName
-    source: Annotated[FolderSource, Field(discriminator=None)]
+    # Before source, whose check looks at both.
+    sources: list[SourceAt] = Field(default_factory=list, max_length=100, description="in place of source: several")
+    source: Source | None = Field(None, validate_default=True)
     include: list[Glob] = Field(default_factory=list, max_length=100)
     exclude: list[Glob] = Field(default_factory=list, max_length=100)
     target: LakeTarget
     mode: Literal["full", "incremental"] = "full"
     existing: Literal["skip_identical", "overwrite", "fail"] = "skip_identical"
     deleted: Literal["keep", "mirror"] = "keep"
+    sharepoint_rewrites: Literal["accept_recorded", "fail"] = Field(
+        "accept_recorded",
+        description="documents that SharePoint gives with other bytes than it announces: take them and say so, or fail",
+    )
     verify: Literal["none", "listing", "sample", "all"] = "sample"
     limits: Limits = Limits()  # type: ignore[call-arg]
     dry_run: bool = False
@@ -139,6 +227,37 @@ class FilesJob(Spec):
         if value == "mirror" and info.data.get("mode") != "incremental":
             raise ValueError("mirror needs mode: incremental, since only the ledger knows what the source has lost")
         return value
+
+    @field_validator("source")
+    @classmethod
+    def _one_or_several(cls, value: Any, info: Any) -> Any:
+        given = info.data.get("sources")
+        if value is None and given == []:
+            raise ValueError("missing; give source, or sources for several")
+        if value is not None and given:
+            raise ValueError("give either source or sources, not both")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _apart(cls, value: list[Any]) -> list[Any]:
+        subs = sorted((source.target_path for source in value), key=sort_key)
+        for sub, following in pairwise(subs):
+            if f"{following}/".startswith(f"{sub}/"):
+                raise ValueError(f"the target_path {following!r} lies in {sub!r}; give each source a folder of its own")
+        return value
+
+    def places(self) -> list[tuple[FolderSource | SharePointSource | BlobSource, str]]:
+        """Every source with its folder below the target's (empty for a job's only one), in the order of the plan."""
+        if self.source is not None:
+            return [(self.source, "")]
+        return sorted(((source, source.target_path) for source in self.sources), key=lambda place: sort_key(place[1]))
+
+    def field_of(self, number: int) -> str:
+        """What the source with this number (in the order of :meth:`places`) is called in the spec."""
+        if self.source is not None:
+            return "source"
+        return f"sources[{self.sources.index(self.places()[number][0])}]"  # type: ignore[arg-type]
 
 
 Job = FilesJob
@@ -176,10 +295,7 @@ def parse_job(document: Any) -> Job:
     try:
         return _JOB.validate_python(document)
     except ValidationError as error:
-        details = [
-            {"path": _path(e["loc"]), "message": _message(e)}
-            for e in error.errors(include_url=False, include_context=False)[:50]
-        ]
+        details = [{"path": _path(e), "message": _message(e)} for e in error.errors(include_url=False)[:50]]
         raise SpecError(f"{details[0]['path']}: {details[0]['message']}", details) from None
 
 
@@ -188,20 +304,28 @@ def is_guid(text: str) -> bool:
     return _GUID.fullmatch(text) is not None
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    path = ""
-    for depth, part in enumerate(location):
+def _path(error: Any) -> str:
+    path, before = "", ""
+    for depth, part in enumerate(error["loc"]):
         if isinstance(part, int):
             path += f"[{part}]"
+        elif part in SOURCE_TYPES and before in ("source", "sources"):
+            # The branch of a union that pydantic chose by the type; that is no field.
+            before = ""
+            continue
         elif not depth or not (part == "int" or part.startswith(("function-", "constrained-", "literal[", "tagged-"))):
-            # Below a field, pydantic names the branch of a union that it tried; that is no field.
             path += f".{part}" if path else part
-    return path
+        before = part if isinstance(part, str) else before
+    return f"{path}.type" if error["type"].startswith("union_tag_") else path
 
 
 def _message(error: Any) -> str:
+    if error["type"] == "union_tag_not_found":
+        return f"missing; one of: {', '.join(SOURCE_TYPES)}"
+    if error["type"] == "union_tag_invalid":
+        return f"unknown type {_shown(error['ctx']['tag'])}; one of: {', '.join(SOURCE_TYPES)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] in ("missing", "extra_forbidden"):
+    if error["type"] in ("missing", "extra_forbidden") or (message.startswith("missing") and error["input"] is None):
         return message
     return f"{message} (got {_shown(error['input'])})"
 

@@ -1,9 +1,19 @@
 """What a run leaves behind: one record for each item, and the manifest's header."""
 
 import json
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
-FileStatus = Literal["uploaded", "skipped", "failed", "deleted", "planned", "retrying", "cancelled"]
+FileStatus = Literal["uploaded", "skipped", "renamed", "failed", "deleted", "planned", "retrying", "cancelled"]
+
+
+class MovedFrom(TypedDict):
+    """Where the lake has an item that its source renamed; see ``ports.Moved``."""
+
+    path: str
+    etag: str
+    hash: str
+    size_bytes: int
+    same: bool
 
 
 class PlannedItem(TypedDict):
@@ -17,6 +27,11 @@ class PlannedItem(TypedDict):
     """Of the file in the lake that this job remembers, for what is done on that condition; else empty."""
     own: bool
     """Whether the file that is in the lake now is, as far as the plan can tell, the one that this job wrote."""
+    id: NotRequired[str]
+    """The source's own name for the item, if it has one; see ``ports.SourceItem``, as for the next two."""
+    ref: NotRequired[str]
+    facts: NotRequired[dict[str, str | int | None]]
+    moved: NotRequired[MovedFrom]
 
 
 class FileRecord(TypedDict, total=False):
@@ -37,15 +52,21 @@ class FileRecord(TypedDict, total=False):
     error_detail: str | None
     batch: str
     finished_at: str
+    renamed_from: str
+    """Of a file that was renamed in the lake, since its source renamed the item."""
+    source: dict[str, str | int | None]
+    """What the source knows of the item: ids, tags, who changed it and when, and what reading it showed."""
+    source_id: str
+    source_ref: str
 
 
 MANIFEST_FIELDS = (
     "path", "target", "status", "size_bytes", "hash", "hash_kind", "source_version", "etag", "attempts",
-    "error_code", "error_detail", "batch", "finished_at",
+    "error_code", "error_detail", "batch", "finished_at", "renamed_from", "source",
 )  # fmt: skip
 
 # Of an item of a package. Not "planned": a checkpoint says that of what the package has not come to yet.
-FINAL_STATUSES = frozenset({"uploaded", "skipped", "failed", "deleted"})
+FINAL_STATUSES = frozenset({"uploaded", "skipped", "renamed", "failed", "deleted"})
 
 
 def dump_lines(rows: list[Any]) -> bytes:

@@ -3,7 +3,7 @@
 Only references and counts stand here; items and records lie in the run store.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Abort(TypedDict):
@@ -24,6 +24,8 @@ class RunDecisions(TypedDict):
     """What ``prepare_run`` decided; the orchestrator follows it and asks nobody again."""
 
     survey: bool
+    index: NotRequired[list[int]]
+    """Sources, by number, that do not list themselves in the order of paths."""
     dry_run: bool
     verify: str
     sample_items: int
@@ -38,9 +40,22 @@ class Counts(TypedDict):
     bytes_planned: int
     uploaded: int
     skipped: int
+    renamed: int
     failed: int
     deleted: int
     bytes_done: int
+
+
+class IndexSourceRequest(TypedDict):
+    run: str
+    round: int
+    source: int
+
+
+class IndexSourceOutcome(TypedDict):
+    items: int
+    """Read so far."""
+    done: bool
 
 
 class SurveyRequest(TypedDict):
@@ -87,8 +102,16 @@ class Concurrency(TypedDict):
     reason: str
 
 
+class SourceLoad(TypedDict):
+    """Resource units that a worker spent in the last minute, and how many the source allows (None: not known)."""
+
+    units: int
+    ceiling: int | None
+
+
 class TransferBatchOutcome(TypedDict):
     concurrency: Concurrency
+    source_load: NotRequired[SourceLoad | None]
     abort: Abort | None
     cancelled: bool
     counts: Counts
@@ -221,14 +244,16 @@ class State(TypedDict):
 
 def no_counts() -> Counts:
     return {
-        "planned": 0, "bytes_planned": 0, "uploaded": 0, "skipped": 0, "failed": 0, "deleted": 0, "bytes_done": 0,
+        "planned": 0, "bytes_planned": 0, "uploaded": 0, "skipped": 0, "renamed": 0, "failed": 0, "deleted": 0,
+        "bytes_done": 0,
     }  # fmt: skip
 
 
 def add_counts(total: Counts, more: Counts) -> None:
     """Add ``more`` onto ``total`` in place."""
     for key in total:
-        total[key] += more[key]  # type: ignore[literal-required]
+        # What an older release wrote into a history may lack a count.
+        total[key] += more.get(key, 0)  # type: ignore[literal-required]
 
 
 def no_verification() -> Verification:

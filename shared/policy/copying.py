@@ -55,7 +55,8 @@ def decide(
         ``skip``: provably there already.
         ``fail``: something else is there, and the job forbids to touch it.
     """
-    known = ledger is not None and ledger.size_bytes == size_bytes and ledger.source_version == source_version
+    # The version alone: what SharePoint gives may be longer than what it lists, and its own size is in the version.
+    known = ledger is not None and ledger.source_version == source_version
     if not lake_known:
         if known:
             return "skip"

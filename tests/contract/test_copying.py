@@ -14,7 +14,7 @@ from azure.storage.blob import ContainerClient, ContainerSasPermissions, Content
 
 from shared.clients import http
 from shared.clients.blob import BlobContainer
-from shared.clients.copy_source import CopySource
+from shared.ports import CopySource
 from shared.clients.http import Answer
 from shared.clients.onelake import classify
 from shared.clients.onelake.copying import put_from_url

@@ -12,7 +12,7 @@ from yarl import URL
 
 from shared.clients.blob.access import Access, KeyAccess, SasAccess, TokenAccess
 from shared.clients.blob.classify import classifier
-from shared.clients.copy_source import CopyingLearned
+from shared.ports import CopyingLearned
 from shared.clients.credentials import TokenSource
 from shared.clients.http import Answer, Transport
 from shared.errors import SourceMissing

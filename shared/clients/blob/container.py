@@ -11,7 +11,7 @@ import aiohttp
 
 from shared.clients.blob.account import BlobAccount
 from shared.clients.blob.listing import item_of_headers, parse_page, promised_md5, read_ref
-from shared.clients.copy_source import CopySource
+from shared.ports import CopySource
 from shared.errors import (
     AccessDenied,
     Authentication,

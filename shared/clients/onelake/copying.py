@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
-from shared.clients.copy_source import CopySource
+from shared.ports import CopySource
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import COPY_REFUSED, COPY_SOURCE_BUSY
 from shared.clients.onelake.service import API_VERSION, MIB, OneLake
