@@ -4,6 +4,7 @@ import azure.durable_functions as df
 
 from activities import (
     commit_ledger,
+    index_source,
     plan_page,
     prepare_run,
     survey_target,
@@ -17,6 +18,7 @@ from shared.services import Services
 
 ACTIVITIES = {
     names.PREPARE_RUN: prepare_run.run,
+    names.INDEX_SOURCE: index_source.run,
     names.SURVEY_TARGET: survey_target.run,
     names.PLAN_PAGE: plan_page.run,
     names.TRANSFER_BATCH: transfer_batch.run,

@@ -1,6 +1,6 @@
 """Remember what the run has moved."""
 
-from shared.engine import ledger
+from shared.engine import index_source, ledger
 from shared.model.job import parse_job
 from shared.model.steps import RunRequest
 from shared.services import Services
@@ -12,4 +12,7 @@ async def run(services: Services, request: RunRequest) -> dict[str, int]:
     document = await records.load("run.json")
     if document is None:
         raise LookupError(f"the run store holds no run {request['run']}")
-    return {"rows": await ledger.commit_ledger(records, parse_job(document["spec"]).name)}
+    rows = await ledger.commit_ledger(records, parse_job(document["spec"]).name)
+    # After the ledger: what is known of a drive may be older than it, never newer.
+    await index_source.commit_drives(records)
+    return {"rows": rows}

@@ -1,7 +1,11 @@
 """Resolve names, prove that source and target can be reached, decide what the run does, and write it down."""
 
+from typing import Any
+
+from shared.engine.index_source import commit_drives
 from shared.engine.ledger import fold_unfinished, pair_of
-from shared.model.job import parse_job
+from shared.engine.sources import DriveTree
+from shared.model.job import BlobSource, FolderSource, SharePointSource, parse_job
 from shared.model.steps import RunDecisions, RunRequest
 from shared.services import Services
 
@@ -14,26 +18,55 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
         raise LookupError(f"the run store holds no run {request['run']}")
     job = parse_job(document["spec"])
     services.forget_run(request["run"])
-    source = services.source(document["source_path"])
-    await source.check()
+    places = job.places()
+    # Where a round of failed items is prepared, the sources are those of the first.
+    before = await records.load("prepared.json") if request["round"] > 1 else None
+    sources: list[dict[str, Any]] = before["sources"] if before else [
+        {"real_path": path} for path in document["source_paths"]
+    ]  # fmt: skip
+    tree = services.sources(job, sources, records)
+    await tree.check()
+    for known, (source, sub), part in zip(sources, places, tree.parts, strict=True):
+        if isinstance(part.tree, DriveTree):
+            known["place"] = await part.tree.feed.place()
+        known["about"] = about(source, known)
+        known["sub"] = sub
     workspace_id, lakehouse_id = await services.resolve(job.target)
     lake = services.lake_folder(job, workspace_id, lakehouse_id)
     await lake.check(write=not job.dry_run)
     for earlier in document["earlier_runs"]:
-        await fold_unfinished(services.records(earlier), job.name)
+        left = services.records(earlier)
+        if await fold_unfinished(left, job.name):
+            await commit_drives(left)
     settings = services.settings
+    whence = " + ".join(f"{known['about']} as {known['sub']}" if known["sub"] else known["about"] for known in sources)
     await records.save("prepared.json", {
-        "workspace_id": workspace_id, "lakehouse_id": lakehouse_id, "source_path": document["source_path"],
-        "source_identity": await source.identity(),
+        "workspace_id": workspace_id, "lakehouse_id": lakehouse_id, "sources": sources,
+        "source_identity": await tree.identity(),
         # In whole seconds, as the service tells when a file was written.
         "prepared_at": services.clock().replace(microsecond=0).isoformat(),
-        "pair": pair_of(f"folder {document['source_path']}", f"{workspace_id}/{lakehouse_id}/{job.target.path}"),
+        "pair": pair_of(whence, f"{workspace_id}/{lakehouse_id}/{job.target.path}"),
     })  # fmt: skip
     return {
         "survey": request["round"] == 1 and job.mode == "full",
+        "index": [number for number, (source, _) in enumerate(places) if source.type != "folder"]
+        if request["round"] == 1
+        else [],
         "dry_run": job.dry_run,
         "verify": job.verify,
         "sample_items": settings.verify_sample_items,
         "parallel_batches": job.limits.parallel_batches,
         "retry": {"attempts": settings.retry_attempts, "first_delay_s": settings.retry_first_delay_s},
     }
+
+
+def about(source: FolderSource | SharePointSource | BlobSource, known: dict[str, Any]) -> str:
+    """What tells a source from every other one: what the ledger is about."""
+    match source.type:
+        case "folder":
+            return f"folder {known['real_path']}"
+        case "sharepoint":
+            drive, folder = known["place"]
+            return f"drive {drive}/{folder or ''}"
+        case "blob":
+            return f"container {source.account_url.rstrip('/')}/{source.container}/{source.prefix.strip('/')}"

@@ -2,8 +2,11 @@
 
 from shared import VERSION
 from shared.engine import write_manifest
-from shared.model.job import parse_job
+from shared.engine.dry_run import DryRun
+from shared.engine.past_runs import measured_rate
+from shared.model.job import Job, parse_job
 from shared.model.steps import ManifestRequest
+from shared.policy.precheck import Place
 from shared.services import Services
 
 
@@ -31,4 +34,17 @@ async def run(services: Services, request: ManifestRequest) -> dict[str, int]:
         "verification": request["verification"],
         "app_version": VERSION,
     }
-    return await write_manifest.write_manifest(records, header)
+    dry_run = await _dry_run(services, job, request["run"]) if job.dry_run else None
+    return await write_manifest.write_manifest(records, header, dry_run)
+
+
+async def _dry_run(services: Services, job: Job, run: str) -> DryRun:
+    places = tuple(Place(sub, source.type) for source, sub in job.places())
+    types = {place.type for place in places}
+    return DryRun(
+        places=places,
+        changes_only=job.mode == "incremental" and "sharepoint" in types,
+        units_per_minute=services.settings.graph_units_per_minute,
+        bandwidth=job.limits.bandwidth,
+        measured=await measured_rate(services.store, job.name, types, without=run),
+    )

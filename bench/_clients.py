@@ -77,7 +77,9 @@ def files_below(folder: Path) -> list[tuple[str, int]]:
 
 
 async def _engine(plan: Plan) -> Callable[[], Awaitable[None]]:
+    from shared.clients.folder import FolderTree
     from shared.engine.files_run import FilesRun
+    from shared.engine.sources import JoinedTree, SourcePart
     from shared.engine.transfer_batch import transfer_batch
     from shared.model.job import parse_job
     from shared.policy.batching import partition
@@ -92,7 +94,7 @@ async def _engine(plan: Plan) -> Callable[[], Awaitable[None]]:
     run = FilesRun(
         job=job,
         records=services.records(f"bench-{os.getpid()}"),
-        source=services.source(plan.source),
+        source=JoinedTree([SourcePart("", FolderTree(plan.source))]),
         lake=services.lake_folder(job, plan.workspace_id, plan.item_id),
         clock=services.clock,
         pair="bench",

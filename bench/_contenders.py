@@ -290,7 +290,15 @@ def _curl(over: str) -> Upload:
         headers.chmod(0o600)
         # The front door without TLS takes both dialects, and knows the Blob one by the kind of blob.
         base = arena.url(over) if over == "HTTP" else str(arena.emulators.addresses["onelake_blob_url"])
-        command = ["curl", "-sS", "--fail", "--cacert", str(arena.emulators.addresses["ca_bundle"]), "-H", f"@{headers}"]
+        command = [
+            "curl",
+            "-sS",
+            "--fail",
+            "--cacert",
+            str(arena.emulators.addresses["ca_bundle"]),
+            "-H",
+            f"@{headers}",
+        ]
         for path, _ in files_below(arena.source):
             command += ["-T", str(arena.source / path), f"{base}/{_WORKSPACE_ID}/{_LAKEHOUSE_ID}/{target}/{path}"]
         return run_command(command, dict(os.environ), arena.work / "curl.log", arena.pid, _RUN_WITHIN_S)

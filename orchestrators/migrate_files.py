@@ -1,7 +1,8 @@
 """Migrate files: plan -> transfer -> retry -> verify -> ledger -> manifest.
 
 1. ``prepare_run`` resolves names, proves that source and target can be reached, and decides what this run does.
-2. ``survey_target`` lists the target once, where the plan needs to know what is there.
+2. ``index_source`` reads sources that do not list themselves in the order of paths; ``survey_target`` lists the target
+   once, where the plan needs to know what is there.
 3. ``plan_page`` turns the source into pages of batches; while it goes on, a window of ``transfer_page``
    sub-orchestrations moves the pages that are planned.
 4. Batches that hold items with transient failures are tried again on durable timers, those items only.
@@ -39,6 +40,7 @@ from shared.model.steps import (
 from shared.names import (
     CANCEL_EVENT,
     COMMIT_LEDGER,
+    INDEX_SOURCE,
     PLAN_PAGE,
     PREPARE_RUN,
     SURVEY_TARGET,
@@ -102,6 +104,7 @@ class _Migration:
         self.cancel = context.wait_for_external_event(CANCEL_EVENT)
         self.failure: Abort | None = None
         self.pages_here = 0
+        self.listed = 0
 
     def room(self) -> int:
         """How many pages this generation's history still takes."""
@@ -113,8 +116,23 @@ class _Migration:
         self.show()
         request = {"run": self.run, "round": self.round}
         self.state["decisions"] = yield from step(self.context, PREPARE_RUN, request, _RETRY)
+        for source in self.state["decisions"].get("index", []):
+            yield from self.index(source)
+            if self.is_cancelled():
+                return
         if self.state["decisions"]["survey"]:
             yield from self.survey("before")
+
+    def index(self, source: int) -> Steps:
+        """Read one source to its end, a minute at a time."""
+        before = self.listed
+        while True:
+            request = {"run": self.run, "round": self.round, "source": source}
+            outcome = yield from step(self.context, INDEX_SOURCE, request, self.state["decisions"]["retry"])
+            self.listed = before + outcome["items"]
+            self.show()
+            if outcome["done"] or self.is_cancelled():
+                return
 
     def survey(self, name: str) -> Steps:
         continuation, chunk = None, 0
@@ -214,7 +232,8 @@ class _Migration:
             yield from self.survey(survey)
         if self.is_cancelled():
             return True
-        total = state["counts"]["uploaded"] + state["counts"]["skipped"]
+        counts = state["counts"]
+        total = counts["uploaded"] + counts["skipped"] + counts.get("renamed", 0)
         share = {"listing": 0.0, "all": 1.0}.get(mode, min(1.0, decisions["sample_items"] / max(1, total)))
         while state["unverified"] or state["verified_pages"] < state["next_page"] - 1:
             room = self.room()
@@ -341,7 +360,8 @@ class _Migration:
             self.fail(outcome["abort"])
             return False
         counts = outcome["counts"]
-        return bool(outcome["retry"]) and not any(counts[name] for name in ("uploaded", "skipped", "failed", "deleted"))
+        settled = ("uploaded", "skipped", "renamed", "failed", "deleted")
+        return bool(outcome["retry"]) and not any(counts.get(name) for name in settled)
 
     def verified(self, place: tuple[int, int], outcome: VerifyPageOutcome) -> None:
         """Take in what a step of verification found, and from where it has to go on."""
@@ -412,7 +432,8 @@ class _Migration:
         state = self.state
         self.context.set_custom_status({
             "phase": state["phase"], "status": status, "counts": state["counts"],
-            "planning_done": state["planning_done"], "error": error, "verification": self.report(), "totals": totals,
+            "planning_done": state["planning_done"], "listed": self.listed,
+            "error": error, "verification": self.report(), "totals": totals,
             "waiting": sum(len(batches) for batches in state["waiting"].values()), "attempt": state["attempt"],
             "children": [page_instance_id(self.run, page, state["attempt"]) for page in running],
         })  # fmt: skip

@@ -33,7 +33,10 @@ def transfer_page(context: DurableOrchestrationContext) -> Steps:
     def settle(batch: int, envelope: Any) -> bool:
         going_on = _add(outcome, batch, envelope)
         done = envelope.get("ok") if isinstance(envelope, dict) else None
-        context.set_custom_status({"counts": outcome["counts"], "concurrency": done and done.get("concurrency")})
+        context.set_custom_status({
+            "counts": outcome["counts"], "concurrency": done and done.get("concurrency"),
+            "source_load": done and done.get("source_load"),
+        })  # fmt: skip
         return going_on
 
     yield from sliding_window(context, page["parallel"], page["batches"], schedule, settle)

@@ -12,6 +12,7 @@ TRANSFER_PAGE: Final = "transfer_page"
 
 # Activities
 PREPARE_RUN: Final = "prepare_run"
+INDEX_SOURCE: Final = "index_source"
 SURVEY_TARGET: Final = "survey_target"
 PLAN_PAGE: Final = "plan_page"
 TRANSFER_BATCH: Final = "transfer_batch"

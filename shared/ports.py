@@ -282,6 +282,9 @@ class DriveFeed(Protocol):
     async def open(self, path: str, ref: str) -> OpenItem:
         """Raises NotFound, AccessDenied, IntegrityMismatch or Unsupported, named for what the service says."""
 
+    async def place(self) -> list[str | None]:
+        """What names of the job were resolved to, for JSON."""
+
     def load(self) -> SourceLoad: ...
 
 
@@ -314,8 +317,8 @@ class LakeStore(Protocol):
     async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
         """Let the service read the file by itself. Raises Unsupported where it does not, with nothing written."""
 
-    async def move(self, old: str, path: str, *, etag: str) -> str:
-        """Rename a file if it is still the one with this ETag and nothing stands at ``path``; its new ETag.
+    async def move(self, old: str, path: str, was: Written) -> str:
+        """Rename a file if it is still that one and nothing stands at ``path``; its new ETag.
 
         Raises NotFound or TargetConflict; nothing has changed then.
         """
@@ -356,3 +359,101 @@ class RunStore(Protocol):
 
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], Awaitable[None]]
+
+
+# -- MLTables ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DataVersion:
+    """One version of a data asset. ``uri`` is the long ``azureml://`` form; ``created_at`` ISO 8601 or empty."""
+
+    name: str
+    version: str
+    uri: str
+    type: str = "mltable"
+    description: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    created_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataContainer:
+    """A data asset without regard to versions."""
+
+    name: str
+    type: str
+    archived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDatastore:
+    """A datastore of a workspace over a container of a storage account."""
+
+    name: str
+    account: str
+    container: str
+
+
+class AssetRegistry(Protocol):
+    """The data assets of one workspace."""
+
+    async def default_datastore(self) -> BlobDatastore:
+        """Raises RunError where the workspace cannot be reached, or keeps its data elsewhere than in blobs."""
+
+    async def containers(self) -> list[DataContainer]: ...
+
+    async def versions(self, name: str, *, archived: bool) -> list[DataVersion]:
+        """Those that are archived, or those that are not; empty where there is no such asset."""
+
+    async def get(self, name: str, version: str) -> DataVersion | None: ...
+
+    async def latest(self, name: str) -> str | None:
+        """The version that the label ``latest`` means."""
+
+    async def register(self, version: DataVersion, referenced_uris: Sequence[str]) -> None:
+        """Register a version, or update description and tags of one with the same URI.
+
+        Raises TargetConflict if it exists with another URI or type; ItemError, code ``registration_refused``, for
+        another refusal.
+        """
+
+    async def archive(self, name: str, version: str | None) -> None:
+        """Archive a version, or the asset with all of them."""
+
+
+class AssetBlobs(Listing, Protocol):
+    """A container that assets' files are written into; names are literal."""
+
+    async def list_below(self, folder: str, cursor: str | None) -> ListedItems:
+        """A page of what lies below a folder (with its slash), under whole names."""
+
+    async def put(self, name: str, content: OpenItem, *, only_over: str | None) -> Written:
+        """Write a blob that is not there, or with ``only_over`` (an ETag) over that one. Raises TargetConflict."""
+
+    async def copy(self, name: str, source: CopySource, *, only_over: str | None) -> Written:
+        """The same, read by the service itself. Raises Unsupported where it does not, with nothing written."""
+
+    async def delete(self, name: str, *, etag: str) -> bool:
+        """Delete if it is still that one; False if it is gone or another."""
+
+
+class LoadedTable(TypedDict):
+    """What loading a table gave. ``error`` is empty if it loaded; values are told by a digest alone."""
+
+    error: str
+    rows: int
+    columns: list[list[str]]
+    head_digest: str
+    sample_digest: str
+
+
+class TableLoader(Protocol):
+    """Loads an MLTable from a folder, apart from this process."""
+
+    async def load(
+        self, folder: str, *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
+    ) -> LoadedTable:
+        """Never raises for what the table or the engine does: a crash or hang is an ``error``."""

@@ -5,21 +5,24 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import Configuration
 from shared.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from shared.clients.blob import BlobAccount
     from shared.clients.credentials import TokenSource
     from shared.clients.fabric import Fabric
-    from shared.clients.folder import FolderTree
+    from shared.clients.graph import Drive, Graph
     from shared.clients.onelake import LakeFolder, OneLake
     from shared.clients.run_store import ObjectRunStore
     from shared.engine.admission import IsAlive
     from shared.engine.files_run import FilesRun
     from shared.engine.run_records import RunRecords
-    from shared.model.job import FilesJob, LakeTarget
+    from shared.engine.sources import JoinedTree
+    from shared.model.job import BlobSource, FilesJob, LakeTarget, SharePointSource
+    from shared.ports import SourceTree
 
 _RUNS_KEPT = 8
 
@@ -32,6 +35,8 @@ class Services:
         self._tokens: dict[tuple[str, str], TokenSource] = {}
         self._lakes: dict[str, OneLake] = {}
         self._fabrics: dict[str, Fabric] = {}
+        self._graphs: dict[str, Graph] = {}
+        self._accounts: dict[tuple[str, str], BlobAccount] = {}
         self._runs: OrderedDict[tuple[str, int], FilesRun] = OrderedDict()
 
     @cached_property
@@ -123,10 +128,80 @@ class Services:
             bandwidth=limits.bandwidth,
         )
 
-    def source(self, path: str) -> "FolderTree":
-        from shared.clients.folder import FolderTree
+    def graph(self, credential: str) -> "Graph":
+        from shared.clients.graph import Graph
 
-        return FolderTree(path)
+        if credential not in self._graphs:
+            settings = self.settings
+            tokens = self.tokens(credential, settings.graph_scope)
+            self._graphs[credential] = Graph(
+                settings.graph_url, tokens, settings.ca_bundle, settings.graph_units_per_minute
+            )
+        return self._graphs[credential]
+
+    def drive(self, job: "FilesJob", source: "SharePointSource", place: list[str | None] | None) -> "Drive":
+        """A library; ``place`` is what it was resolved to before."""
+        from shared.clients.graph import Drive, DrivePlace
+
+        return Drive(
+            self.graph(source.credential),
+            site=source.site,
+            library=source.library,
+            folder=source.folder,
+            accept_rewrites=job.sharepoint_rewrites == "accept_recorded",
+            place=DrivePlace(str(place[0]), place[1]) if place else None,
+        )
+
+    def blob_account(self, source: "BlobSource") -> "BlobAccount":
+        from shared.clients.blob import open_account
+        from shared.clients.credentials import STORAGE_SCOPE
+
+        url = self.check_account(source.account_url)
+        key = (url, source.credential)
+        if key not in self._accounts:
+            fields = self.credential_fields(source.credential)
+            self._accounts[key] = open_account(
+                url, fields, lambda: self.tokens(source.credential, STORAGE_SCOPE), ca_bundle=self.settings.ca_bundle
+            )
+        return self._accounts[key]
+
+    def check_account(self, url: str) -> str:
+        """The address of a blob source's account, if a job may make the worker talk to it. Raises Configuration."""
+        from shared.policy.account_url import check_account_url
+
+        return check_account_url(url, self.settings.blob_source_hosts)
+
+    def sources(self, job: "FilesJob", prepared: list[dict[str, Any]], records: "RunRecords") -> "JoinedTree":
+        """All sources of a job.
+
+        Args:
+            job: The job.
+            prepared: For each of ``job.places()``, the ``real_path`` of a folder and the ``place`` of a library, as far
+                as they are known.
+            records: Of the run, which hold what was read of sources that do not list themselves in order.
+        """
+        from shared.engine.sources import JoinedTree, SourcePart
+
+        return JoinedTree([
+            SourcePart(sub, self._tree(job, number, prepared[number], records))
+            for number, (_, sub) in enumerate(job.places())
+        ])  # fmt: skip
+
+    def _tree(self, job: "FilesJob", number: int, known: dict[str, Any], records: "RunRecords") -> "SourceTree":
+        from shared.clients.blob import BlobContainer
+        from shared.clients.folder import FolderTree
+        from shared.engine.sources import DriveTree, ListedTree
+
+        source, _ = job.places()[number]
+        match source.type:
+            case "folder":
+                return FolderTree(known["real_path"])
+            case "sharepoint":
+                drive = self.drive(job, source, known.get("place"))
+                return DriveTree(records, number, drive, incremental=job.mode == "incremental")
+            case "blob":
+                container = BlobContainer(self.blob_account(source), source.container, source.prefix)
+                return ListedTree(records, number, container)
 
     def check_source(self, path: str) -> str:
         """The real path of a folder source, if a job may read it.
@@ -181,11 +256,12 @@ class Services:
         made = FilesRun(
             job=job,
             records=records,
-            source=self.source(prepared["source_path"]),
+            source=self.sources(job, prepared["sources"], records),
             lake=self.lake_folder(job, prepared["workspace_id"], prepared["lakehouse_id"]),
             clock=self.clock,
             pair=prepared["pair"],
             source_identity=prepared["source_identity"],
+            identities=tuple(source["about"] for source in prepared["sources"]),
             prepared_at=datetime.fromisoformat(prepared["prepared_at"]),
         )
         self._runs[key] = made

@@ -9,8 +9,8 @@ from azure.durable_functions import DurableOrchestrationClient, OrchestrationRun
 from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrchestrationStatus
 
 from shared import names
-from shared.errors import Configuration, JobBusy, MigrationError
-from shared.model.job import Job, SpecError
+from shared.errors import Configuration, JobBusy, MigrationError, SourceMissing
+from shared.model.job import BlobSource, FolderSource, Job, SharePointSource, SpecError
 from shared.model.steps import Counts, MigrateFilesInput
 from shared.services import Services
 
@@ -36,7 +36,7 @@ async def start_job(services: Services, client: DurableOrchestrationClient, job:
         SpecError: a field is at fault; nothing was started.
         JobBusy: a run of the job is alive.
     """
-    source_path = await check_surroundings(services, job)
+    source_paths = await check_surroundings(services, job)
     now = services.clock()
     slot = now.strftime("%Y%m%dT%H%M%SZ")
     run = names.run_id(job.kind, job.name, slot)
@@ -50,7 +50,7 @@ async def start_job(services: Services, client: DurableOrchestrationClient, job:
     try:
         await records.save("run.json", {
             "id": run, "kind": job.kind, "name": job.name, "spec": job.model_dump(mode="json"),
-            "source_path": source_path, "started_at": started_at, "round": 1, "earlier_runs": earlier,
+            "source_paths": source_paths, "started_at": started_at, "round": 1, "earlier_runs": earlier,
         })  # fmt: skip
         await services.store.put(index_key(run, started_at), b"{}")
         await _start(client, run, job.kind, job.name, started_at, 1, None)
@@ -146,21 +146,28 @@ async def children_of(
     return found
 
 
-async def check_surroundings(services: Services, job: Job) -> str:
-    """What a spec's text cannot tell: the folder, the credential, and that the target is not a file.
+async def check_surroundings(services: Services, job: Job) -> list[str | None]:
+    """What a spec's text cannot tell: sources, credentials, and that the target is not a file.
 
     Returns:
-        The real path of the source folder.
+        The real paths of the folders among the sources, in the order of ``job.places()``; None for other sources.
 
     Raises:
         SpecError: naming the field.
     """
-    try:
-        source_path = await asyncio.to_thread(services.check_source, job.source.path)
-    except Configuration as error:
-        if error.subject != "source.path":
-            raise
-        raise _spec_error("source.path", f"{error.detail} (got {job.source.path!r})", error.code) from None
+    source_paths: list[str | None] = []
+    for number, (source, _) in enumerate(job.places()):
+        try:
+            source_paths.append(await _check_source(services, job, source))
+        except Configuration as error:
+            field = error.subject.removeprefix("source").lstrip(".")
+            if not error.subject.startswith(("source", "credential")):
+                raise
+            field = "credential" if error.subject == "credential" else field
+            given = getattr(source, field, None)
+            shown = f" (got {given!r})" if given is not None and field != "credential" else ""
+            where = f"{job.field_of(number)}.{field}" if field else job.field_of(number)
+            raise _spec_error(where, f"{error.detail}{shown}", error.code) from None
     try:
         services.credential_fields(job.target.credential)
     except Configuration as error:
@@ -174,8 +181,36 @@ async def check_surroundings(services: Services, job: Job) -> str:
         if error.code == "target_is_file":
             raise _spec_error("target.path", error.detail, error.code) from None
     except TimeoutError:
-        return source_path
-    return source_path
+        return source_paths
+    return source_paths
+
+
+async def _check_source(
+    services: Services, job: Job, source: FolderSource | SharePointSource | BlobSource
+) -> str | None:
+    """The real path of a folder; for others, that the spec cannot be at fault.
+
+    Raises:
+        Configuration: with the field as subject.
+    """
+    if source.type == "folder":
+        return await asyncio.to_thread(services.check_source, source.path)
+    services.credential_fields(source.credential)
+    try:
+        async with asyncio.timeout(_PREFLIGHT_S):
+            if source.type == "sharepoint":
+                await services.drive(job, source, None).place()
+            else:
+                services.blob_account(source)
+    except SourceMissing as error:
+        raise Configuration(error.detail, code=error.code, subject=error.subject) from None
+    except Configuration as error:
+        # What else Graph answers, such as a refusal, is for the run to say: it may be granted by then.
+        if error.subject.startswith("source."):
+            raise
+    except (MigrationError, TimeoutError):
+        return None
+    return None
 
 
 def _spec_error(path: str, message: str, code: str) -> SpecError:

@@ -62,11 +62,13 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
     shown = shown if isinstance(shown, dict) else {}
     output = _decoded(found.output)
     counts: Counts = dict(no_counts(), **shown.get("counts", {}))  # type: ignore[assignment]
-    concurrency, updated_at = None, found.last_updated_time
+    concurrency, source_load, updated_at = None, None, found.last_updated_time
     if found.runtime_status in ALIVE:
         for child in shown.get("children", []):
-            level, moment = await _add_child(client, child, counts)
-            concurrency, updated_at = level or concurrency, max(updated_at, moment or updated_at)
+            page, moment = await _add_child(client, child, counts)
+            concurrency = page.get("concurrency") or concurrency
+            source_load = page.get("source_load") or source_load
+            updated_at = max(updated_at, moment or updated_at)
     status = _status(found.runtime_status, shown, output)
     base = given.get("base")
     if base:
@@ -75,7 +77,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
     if totals is not None:
         # The manifest has the last word: a run that was cut short leaves items that no step has counted.
         counts["planned"] = sum(totals.values())
-        for name in ("uploaded", "skipped", "failed", "deleted"):
+        for name in ("uploaded", "skipped", "renamed", "failed", "deleted"):
             counts[name] = totals.get(name, 0)
     ended_at = _moment(found.last_updated_time) if status in FINISHED else None
     return {
@@ -90,6 +92,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
         "phase": shown.get("phase", "planning"),
         "progress": _progress(run, counts, shown, given["started_at"], found, status),
         "concurrency": concurrency,
+        "source_load": _load(source_load),
         "verification": shown.get("verification"),
         "error": _error(found.runtime_status, shown, output),
         "links": links(run, api_url),
@@ -105,20 +108,28 @@ def links(run: str, api_url: str) -> dict[str, str]:
 
 async def _add_child(
     client: DurableOrchestrationClient, child: str, counts: Counts
-) -> tuple[dict[str, Any] | None, datetime | None]:
+) -> tuple[dict[str, Any], datetime | None]:
     """Add what a page in transfer has reached so far.
 
     Returns:
-        The upload concurrency of the worker that reported last, and when that was.
+        What it shows of the worker that reported last, and when that was.
     """
     found = await client.get_status(child)
     if found is None or found.runtime_status is None:
-        return None, None
+        return {}, None
     shown = _decoded(found.custom_status)
     if not isinstance(shown, dict) or "counts" not in shown:
-        return None, found.last_updated_time
+        return {}, found.last_updated_time
     add_counts(counts, shown["counts"])
-    return shown.get("concurrency"), found.last_updated_time
+    return shown, found.last_updated_time
+
+
+def _load(load: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Resource units of the source with the share of the ceiling that is in use."""
+    if load is None:
+        return None
+    ceiling = load["ceiling"]
+    return {**load, "share": round(load["units"] / ceiling, 3) if ceiling else None}
 
 
 def _status(runtime: OrchestrationRuntimeStatus, shown: dict[str, Any], output: Any) -> str:
@@ -135,11 +146,12 @@ def _status(runtime: OrchestrationRuntimeStatus, shown: dict[str, Any], output: 
 
 def _over(base: Counts, now: Counts) -> Counts:
     """A round of failed items on top of what the rounds before had reached: what succeeds now fails no more."""
-    mended = now["uploaded"] + now["skipped"] + now["deleted"]
+    mended = now["uploaded"] + now["skipped"] + now["renamed"] + now["deleted"]
     return {
         **base,
         "uploaded": base["uploaded"] + now["uploaded"],
         "skipped": base["skipped"] + now["skipped"],
+        "renamed": base.get("renamed", 0) + now["renamed"],
         "deleted": base["deleted"] + now["deleted"],
         "failed": max(0, base["failed"] - mended),
         "bytes_planned": base["bytes_planned"],
@@ -150,7 +162,7 @@ def _over(base: Counts, now: Counts) -> Counts:
 def _progress(
     run: str, counts: Counts, shown: dict[str, Any], started_at: str, found: Any, status: str
 ) -> dict[str, Any]:
-    done = counts["uploaded"] + counts["skipped"] + counts["deleted"]
+    done = counts["uploaded"] + counts["skipped"] + counts["renamed"] + counts["deleted"]
     settled = done + counts["failed"]
     planning_done = bool(shown.get("planning_done"))
     # The orchestration itself is updated only now and then while its pages move.
@@ -171,8 +183,10 @@ def _progress(
         "planning_done": planning_done,
         "uploaded": counts["uploaded"],
         "skipped": counts["skipped"],
+        "renamed": counts["renamed"],
         "failed": counts["failed"],
         "deleted": counts["deleted"],
+        "listed": shown.get("listed", 0),
         "waiting_batches": shown.get("waiting", 0),
         "bytes_planned": counts["bytes_planned"],
         "bytes_done": counts["bytes_done"],

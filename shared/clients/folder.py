@@ -135,7 +135,13 @@ class FolderTree:
         except OSError as error:
             raise SourceMissing(f"the source folder cannot be read ({_reason(error)})", subject="source") from None
 
-    async def stat(self, path: str) -> SourceItem | None:
+    async def copy_source(self, path: str, ref: str) -> None:
+        """Nobody else sees the worker's disks."""
+
+    def load(self) -> None:
+        """A disk tells no limit."""
+
+    async def stat(self, path: str, ref: str = "") -> SourceItem | None:
         """The file as it is now, or None if nothing is there (any more)."""
         try:
             found = await self.in_thread(partial(os.lstat, self._full(path)))
@@ -148,7 +154,7 @@ class FolderTree:
         # A folder in its place is another item: the file of this path is gone.
         return None if stat.S_ISDIR(found.st_mode) else _item(path, found)
 
-    async def open(self, path: str) -> "OpenFile":
+    async def open(self, path: str, ref: str = "", *, fresh: bool = False) -> "OpenFile":
         """Open for one consistent read.
 
         Raises:

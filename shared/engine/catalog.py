@@ -94,7 +94,6 @@ class Catalog:
         self._kept = dict(list(kept.items())[-1:])
         return found
 
-
     async def get(self, path: str) -> Row | None:
         """The row of one path."""
         key = sort_key(path)

@@ -92,8 +92,10 @@ async def commit_drives(records: RunRecords) -> None:
     for number in range(len(prepared.get("sources", []))):
         state = await records.load(f"source-{number}/state.json") or {}
         home = state.get("home")
-        index = await store.get(f"{home}/{records.run}.json") if home else None
-        if index is None or not state.get("is_arranged"):
+        if home is None or not state.get("is_arranged"):
+            continue
+        index = await store.get(f"{home}/{records.run}.json")
+        if index is None:
             continue
         await store.put(f"{home}/index.json", index)
         named = {part.key for part in decode_index(index)} | {f"{home}/index.json", f"{home}/{records.run}.json"}
@@ -311,7 +313,10 @@ def _source_item(item_id: str, place: drive_tree.Place, rest: dict[str, Any]) ->
     if place.where == "package":
         problem, skip = ("package_not_a_file", "is a part of a notebook, which is no file by itself"), True
     elif place.where in ("orphan", "cycle"):
-        problem, skip = ("unplaced_item", "the library does not tell in which folder it lies; a full run asks anew"), False
+        problem, skip = (
+            ("unplaced_item", "the library does not tell in which folder it lies; a full run asks anew"),
+            False,
+        )
     return SourceItem(
         place.path, rest["size_bytes"], rest["version"], tuple(problem) if problem else None, skip, item_id,
         rest["ref"], rest["facts"],

@@ -6,12 +6,12 @@ from shared.engine.ledger import open_ledger
 from shared.engine.run_records import RunRecords
 from shared.engine.survey import open_survey
 from shared.errors import AccessDenied, SourceMissing
-from shared.model.records import FileRecord, PlannedItem
+from shared.model.records import FileRecord, MovedFrom, PlannedItem
 from shared.model.steps import Counts, no_counts
 from shared.policy.batching import partition
 from shared.policy.copying import LakeEntry, LedgerEntry, decide
 from shared.policy.paths import printable, sort_key, too_long_reason, unmappable_reason
-from shared.ports import SourceItem, SourcePage, SourceTree
+from shared.ports import Moved, SourceItem, SourcePage, SourceTree
 
 PAGE_ITEMS = 5000
 # With the batches of a page as one sub-orchestration's activities, its history stays far below 1,000 tasks.
@@ -77,7 +77,8 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
     if run.ledger is None:
         run.ledger = await open_ledger(records.store, run.job.name, run.pair)
     mirror = run.job.deleted == "mirror"
-    if first_round and cursor is None and not listed.items and mirror and run.ledger.rows:
+    is_empty = first_round and listed.begins and not listed.items and listed.gone is None
+    if is_empty and mirror and await run.ledger.between(cursor, listed.cursor):
         raise SourceMissing(
             "the source is empty, but this job has moved files from it before; deleted: mirror would delete them all. "
             "Check that it is mounted, or delete the folder in the lake yourself",
@@ -94,8 +95,7 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
         planned = planned[: batches[-1][1]]
         settled = [record for record in settled if sort_key(record["path"]) <= sort_key(following)]
     if run.job.dry_run:
-        settled += [_settled(run, page, item["path"], item["size_bytes"], item["source_version"], "planned",
-                             detail=item["action"]) for item in planned]  # fmt: skip
+        settled += [_settled(run, page, _item(item), "planned", detail=item["action"]) for item in planned]
         settled.sort(key=lambda record: sort_key(record["path"]))
         batches = []
     for number, (start, end) in enumerate(batches):
@@ -124,6 +124,7 @@ async def _sort_out(
     there = await run.survey.between(cursor, last) if lake_known and run.survey else {}
     planned: list[PlannedItem] = []
     settled: list[FileRecord] = []
+    moved = listed.moved or {}
     for item in listed.items:
         memory = remembered.pop(item.path, None)
         if not run.wanted(item.path):
@@ -133,13 +134,11 @@ async def _sort_out(
             if code == "source_gone" and memory is not None and job.deleted == "mirror" and _is_ours(memory):
                 planned.append(_deletion(item.path, memory["etag"]))
                 continue
-            settled.append(_settled(run, page, item.path, item.size_bytes, item.version,
-                                    "skipped" if item.skip else "failed", code=code, detail=detail))  # fmt: skip
+            settled.append(_settled(run, page, item, "skipped" if item.skip else "failed", code=code, detail=detail))
             continue
         reason = unmappable_reason(item.path) or too_long_reason(run.target(item.path))
         if reason:
-            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "failed",
-                                    code="unmappable_path", detail=f"the path {reason}"))  # fmt: skip
+            settled.append(_settled(run, page, item, "failed", code="unmappable_path", detail=f"the path {reason}"))
             continue
         ledger = (
             LedgerEntry(memory["size_bytes"], memory["source_version"], memory["hash"], memory["etag"], memory["own"])
@@ -151,32 +150,54 @@ async def _sort_out(
         action = decide(item.size_bytes, item.version, ledger, lake, lake_known=lake_known, existing=job.existing)
         if action == "skip":
             assert ledger is not None
-            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "skipped",
-                                    md5=ledger.hash, etag=ledger.etag, own=ledger.own))  # fmt: skip
+            settled.append(_settled(run, page, item, "skipped", md5=ledger.hash, etag=ledger.etag, own=ledger.own))
         elif action == "fail":
-            settled.append(_settled(run, page, item.path, item.size_bytes, item.version, "failed",
-                                    code="target_exists", detail="another file is there already"))  # fmt: skip
+            settled.append(
+                _settled(run, page, item, "failed", code="target_exists", detail="another file is there already")
+            )
         else:
-            planned.append({"path": item.path, "size_bytes": item.size_bytes, "source_version": item.version,
-                            "action": action, "etag": ledger.etag if ledger else "",
-                            "own": ledger is not None and ledger.own and (not lake_known or (
-                                lake is not None and lake.etag == ledger.etag))})  # fmt: skip
+            todo: PlannedItem = {
+                "path": item.path, "size_bytes": item.size_bytes, "source_version": item.version, "action": action,
+                "etag": ledger.etag if ledger else "",
+                "own": ledger is not None and ledger.own and (not lake_known or (
+                    lake is not None and lake.etag == ledger.etag)),
+            }  # fmt: skip
+            if action == "create" and not lake_known and item.path in moved:
+                todo |= {"action": "rename", "own": True, "moved": _moved(moved[item.path])}
+            if item.id or item.ref:
+                todo |= {"id": item.id, "ref": item.ref}
+            if item.facts:
+                todo["facts"] = dict(item.facts)
+            planned.append(todo)
     if job.deleted == "mirror" and first_round:
-        # What the ledger remembers and the walk did not meet. The transfer asks the source once more before it deletes.
-        # What it only found there with the same content was never its to delete.
+        # What the ledger remembers and the source does not have. The transfer asks the source once more before it
+        # deletes. What the job only found there with the same content was never its to delete.
+        gone = dict.fromkeys(remembered, "") if listed.gone is None else listed.gone
         planned += [
-            _deletion(path, row["etag"]) for path, row in remembered.items() if run.wanted(path) and _is_ours(row)
+            _deletion(path, remembered[path]["etag"], ref)
+            for path, ref in gone.items()
+            if path in remembered and run.wanted(path) and _is_ours(remembered[path])
         ]
         planned.sort(key=lambda item: sort_key(item["path"]))
     return planned, settled
+
+
+def _item(planned: PlannedItem) -> SourceItem:
+    return SourceItem(planned["path"], planned["size_bytes"], planned["source_version"], facts=planned.get("facts"))
 
 
 def _last(listed: SourcePage) -> str | None:
     return listed.items[-1].path if listed.items else None
 
 
-def _deletion(path: str, etag: str) -> PlannedItem:
-    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag, "own": True}
+def _deletion(path: str, etag: str, ref: str = "") -> PlannedItem:
+    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag, "own": True,
+            "ref": ref}  # fmt: skip
+
+
+def _moved(moved: Moved) -> MovedFrom:
+    return {"path": moved.path, "etag": moved.etag, "hash": moved.hash, "size_bytes": moved.size_bytes,
+            "same": moved.same}  # fmt: skip
 
 
 def _is_ours(row: Row) -> bool:
@@ -186,9 +207,7 @@ def _is_ours(row: Row) -> bool:
 def _settled(
     run: FilesRun,
     page: str,
-    path: str,
-    size_bytes: int,
-    version: str,
+    item: SourceItem,
     status: str,
     *,
     md5: str | None = None,
@@ -197,8 +216,14 @@ def _settled(
     code: str | None = None,
     detail: str | None = None,
 ) -> FileRecord:
-    return {
-        "path": path, "target": run.target(printable(path)), "status": status, "size_bytes": size_bytes, "hash": md5,
-        "hash_kind": "md5" if md5 else None, "source_version": version or None, "etag": etag, "own": own, "attempts": 0,
-        "error_code": code, "error_detail": detail, "batch": page, "finished_at": run.now(),
+    record: FileRecord = {
+        "path": item.path, "target": run.target(printable(item.path)), "status": status,
+        "size_bytes": item.size_bytes, "hash": md5, "hash_kind": "md5" if md5 else None,
+        "source_version": item.version or None, "etag": etag, "own": own, "attempts": 0, "error_code": code,
+        "error_detail": detail, "batch": page, "finished_at": run.now(),
     }  # fmt: skip
+    if item.facts:
+        record["source"] = dict(item.facts)
+    if item.id:
+        record |= {"source_id": item.id, "source_ref": item.ref}
+    return record

@@ -12,7 +12,9 @@
     runs/<run>/manifest.<format>
     runs/<run>/cancel                         exists once somebody asked to cancel
     jobs/<job>/runs/<generation>.json         which runs this job had; the highest is the current one
+    runs/<run>/source-<n>/...                 what a source showed that does not list itself in order (index_source)
     jobs/<job>/ledger/index.json              the ledger's parts
+    jobs/<job>/drives/<source>/...            what is known of a drive, with the token for its next changes
     schedules/<name>.json
 """
 
@@ -21,7 +23,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.model.records import FileRecord, PlannedItem, dump_lines, load_lines
-from shared.policy.paths import sort_key
+from shared.policy.paths import printable, sort_key
 from shared.ports import RunStore
 
 _VERDICTS = "verify"
@@ -141,14 +143,19 @@ class RunRecords:
         return await self.store.get(self.key("cancel")) is not None
 
 
-def not_moved(item: PlannedItem, page: str, target_root: str) -> FileRecord:
+def not_moved(item: PlannedItem, batch: str, target_root: str) -> FileRecord:
     """The record of an item that was planned and not (yet) touched."""
-    return {
-        "path": item["path"], "target": f"{target_root}/{item['path']}", "status": "planned",
-        "size_bytes": item["size_bytes"], "hash": None,
-        "hash_kind": None, "source_version": item["source_version"], "etag": None, "attempts": 0,
-        "error_code": None, "error_detail": None, "batch": page, "finished_at": "",
+    record: FileRecord = {
+        "path": item["path"], "target": f"{target_root}/{printable(item['path'])}", "status": "planned",
+        "size_bytes": item["size_bytes"], "hash": None, "hash_kind": None,
+        "source_version": item["source_version"] or None, "etag": None, "attempts": 0, "error_code": None,
+        "error_detail": None, "batch": batch, "finished_at": "",
     }  # fmt: skip
+    if "facts" in item:
+        record["source"] = item["facts"]
+    if item.get("id"):
+        record |= {"source_id": item["id"], "source_ref": item["ref"]}
+    return record
 
 
 def _place(page: str) -> tuple[int, int]:

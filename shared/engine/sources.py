@@ -92,8 +92,11 @@ class ListedTree(IndexedTree):
 
 
 class DriveTree(IndexedTree):
-    """A drive that tells its changes. With ``incremental``, its catalog holds what is not in the lake as it should be,
-    and what the drive has lost; else all that is there."""
+    """A drive that tells its changes.
+
+    With ``incremental``, its catalog holds what is not in the lake as it should be, and what the drive has lost; else
+    all that is there.
+    """
 
     def __init__(self, records: RunRecords, number: int, feed: DriveFeed, *, incremental: bool) -> None:
         super().__init__(records, number)

@@ -7,19 +7,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from shared.engine.files_run import FilesRun
+from shared.engine.run_records import not_moved
 from shared.errors import (
     ConnectionLost,
     MigrationError,
+    NotFound,
     RunError,
     ServiceUnavailable,
     SourceChanged,
     SourceMissing,
     TargetConflict,
     TransientError,
+    Unsupported,
 )
 from shared.model.records import FINAL_STATUSES, FileRecord, PlannedItem
 from shared.model.steps import Abort, Counts, TransferBatchOutcome, no_counts
-from shared.policy.paths import printable
 from shared.ports import LakeProperties, OpenItem, Written
 
 _READ_BLOCK = 1024 * 1024
@@ -28,7 +30,7 @@ _CHECKPOINT_EVERY_S = 10.0
 # So many failures of the service in a row, with no success between them, mean that it is down.
 _TRIPPING_FAILURES = 20
 _WORKERS = 128
-_ACHIEVED = frozenset({"uploaded", "skipped", "deleted"})
+_ACHIEVED = frozenset({"uploaded", "skipped", "renamed", "deleted"})
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class _Batch:
         level, reason = self.run.lake.concurrency()
         return {
             "concurrency": {"level": level, "reason": reason},
+            "source_load": self.run.source.load(),
             "abort": stopped.abort if stopped else None,
             "cancelled": stopped is not None and stopped.abort is None,
             "counts": self._counts(),
@@ -169,9 +172,15 @@ class _Batch:
     async def _copy(self, item: PlannedItem) -> FileRecord:
         path, action = item["path"], item["action"]
         lake = self.run.lake
+        if action == "rename":
+            renamed, action = await self._rename(item)
+            if renamed is not None:
+                return renamed
         async with lake.slot(item["size_bytes"]):
+            if action == "create" and (copied := await self._copy_by_service(item)) is not None:
+                return copied
             if action == "create":
-                content = await self.run.source.open(path)
+                content = await self._open(item)
                 try:
                     written = await lake.create(path, content)
                     return self._moved(item, "uploaded", content, written)
@@ -190,19 +199,57 @@ class _Batch:
                     raise TargetConflict("another file is there already", code="target_exists", subject=path)
             # The job may replace its own file only, and only while it is that.
             only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
-            content = await self.run.source.open(path)
+            content = await self._open(item)
             try:
-                written = await lake.replace(path, content, only_over=only_over)
+                written = await lake.replace(path, content, only_over=only_over or None)
                 return self._moved(item, "uploaded", content, written)
             finally:
                 await content.close()
+
+    async def _open(self, item: PlannedItem) -> OpenItem:
+        # Tried again, what was listed may be another version by now, and asking for the old one fails every time.
+        return await self.run.source.open(item["path"], item.get("ref", ""), fresh=self.attempt > 1)
+
+    async def _copy_by_service(self, item: PlannedItem) -> FileRecord | None:
+        """Let OneLake fetch a new file by itself, where both sides allow it; None where the bytes have to go through.
+
+        Only where the source promises an MD5, since nobody here sees the bytes.
+        """
+        if not self.run.job.limits.server_side_copy or self.attempt > 1:
+            return None
+        source = await self.run.source.copy_source(item["path"], item.get("ref", ""))
+        if source is None or not source.md5:
+            return None
+        try:
+            written = await self.run.lake.copy(item["path"], source, new=True)
+        except Unsupported:
+            return None
+        except TargetConflict as error:
+            if error.code != "target_exists":
+                raise
+            return None
+        return self._done(item, "uploaded", source.etag, written)
+
+    async def _rename(self, item: PlannedItem) -> tuple[FileRecord | None, str]:
+        """Follow a rename of the source; a record if that is all there is to do, else what to do instead."""
+        moved = item["moved"]
+        was = Written(moved["size_bytes"], moved["hash"], moved["etag"])
+        try:
+            etag = await self.run.lake.move(moved["path"], item["path"], was)
+        except (NotFound, TargetConflict):
+            # Somebody changed or removed the file, or something else is at its new place: as if nothing were known.
+            return None, "compare"
+        if not moved["same"]:
+            return None, "replace"
+        written = Written(was.size_bytes, was.md5, etag)
+        return {**self._done(item, "renamed", item["source_version"], written), "renamed_from": moved["path"]}, ""
 
     async def _compare(self, item: PlannedItem, found: LakeProperties) -> FileRecord | None:
         """A record if the lake holds the very same bytes, else None."""
         path = item["path"]
         if found.is_directory:
             raise TargetConflict("a folder stands where the file should be", code="path_conflict", subject=path)
-        content = await self.run.source.open(path)
+        content = await self._open(item)
         try:
             if content.size_bytes != found.size_bytes:
                 return None
@@ -240,7 +287,7 @@ class _Batch:
                 code="source_empty",
                 subject="source",
             )
-        if await self.run.source.stat(path) is not None:
+        if await self.run.source.stat(path, item.get("ref", "")) is not None:
             return {**self._untouched(item), "status": "skipped", "error_code": "source_not_gone",
                     "error_detail": "the source has it after all; nothing was deleted",
                     "attempts": self.attempt, "finished_at": self.run.now()}  # fmt: skip
@@ -258,9 +305,15 @@ class _Batch:
     # -- records -------------------------------------------------------------------------------------------------
 
     def _moved(self, item: PlannedItem, status: str, content: OpenItem, written: Written) -> FileRecord:
+        record = self._done(item, status, content.version, written)
+        if content.facts:
+            record["source"] = {**record.get("source", {}), **content.facts}
+        return record
+
+    def _done(self, item: PlannedItem, status: str, version: str, written: Written) -> FileRecord:
         return {
             **self._untouched(item), "status": status, "size_bytes": written.size_bytes, "hash": written.md5,
-            "hash_kind": "md5", "source_version": content.version, "etag": written.etag.strip('"'),
+            "hash_kind": "md5", "source_version": version, "etag": written.etag.strip('"'),
             "own": True, "attempts": self.attempt, "finished_at": self.run.now(),
         }  # fmt: skip
 
@@ -278,12 +331,7 @@ class _Batch:
         }  # fmt: skip
 
     def _untouched(self, item: PlannedItem) -> FileRecord:
-        return {
-            "path": item["path"], "target": self.run.target(printable(item["path"])), "status": "planned",
-            "size_bytes": item["size_bytes"], "hash": None, "hash_kind": None,
-            "source_version": item["source_version"] or None, "etag": None, "attempts": 0, "error_code": None,
-            "error_detail": None, "batch": f"{self.page}/{self.name}", "finished_at": "",
-        }  # fmt: skip
+        return not_moved(item, f"{self.page}/{self.name}", self.run.job.target.path)
 
     def _counts(self) -> Counts:
         """What this attempt settled: each record carries the attempt that settled it, so a repeat counts the same."""
@@ -293,7 +341,7 @@ class _Batch:
             if record["attempts"] != self.attempt or status in ("retrying", "planned"):
                 continue
             counts[status] += 1  # type: ignore[literal-required]
-            if status in ("uploaded", "skipped"):
+            if status in ("uploaded", "skipped", "renamed"):
                 counts["bytes_done"] += record["size_bytes"]
         return counts
 

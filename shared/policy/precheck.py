@@ -315,7 +315,7 @@ class Precheck:
 
 def _action(record: Mapping[str, Any]) -> str:
     if record["status"] == "planned":
-        return str(record.get("action") or "create")
+        return str(record.get("action") or record["error_detail"] or "create")
     if record["status"] == "skipped":
         return "leave_out" if record["error_code"] else "skip"
     return "fail" if record["status"] == "failed" else str(record["status"])

@@ -14,12 +14,12 @@ from azure.storage.blob import ContainerClient, ContainerSasPermissions, Content
 
 from shared.clients import http
 from shared.clients.blob import BlobContainer
-from shared.ports import CopySource
 from shared.clients.http import Answer
 from shared.clients.onelake import classify
 from shared.clients.onelake.copying import put_from_url
 from shared.clients.onelake.service import OneLake, encode_path
 from shared.errors import IntegrityMismatch, SourceChanged, TargetConflict, TransientError, Unsupported
+from shared.ports import CopySource
 from tests.support.emulated import LAKEHOUSE_ID, WORKSPACE_ID, Lake
 from tests.support.storage_account import MakeAccount, StorageAccount, unsigned_tokens
 

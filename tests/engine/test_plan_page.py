@@ -19,6 +19,7 @@ from shared.engine.files_run import FilesRun
 from shared.engine.ledger import commit_ledger
 from shared.engine.plan_page import plan_page
 from shared.engine.run_records import RunRecords
+from shared.engine.sources import JoinedTree, SourcePart
 from shared.errors import SourceMissing
 from shared.model.steps import Counts, add_counts, no_counts
 from shared.names import page_name
@@ -51,6 +52,12 @@ def tree_of(paths: list[str]) -> dict[str, bytes]:
     return files
 
 
+def another_walk(run: FilesRun) -> SourcePart:
+    tree = run.source.parts[0].tree
+    assert isinstance(tree, FolderTree)
+    return SourcePart("", FolderTree(tree._root))
+
+
 async def plan_all(
     run: FilesRun, *, twice: frozenset[int] = frozenset(), restarts: bool = False, round_number: int = 1
 ) -> tuple[list[str], Counts, int]:
@@ -63,7 +70,7 @@ async def plan_all(
         for _ in range(2 if number in twice else 1):
             if restarts:
                 # Another worker: nothing of the walk is remembered.
-                run.source, run.ledger, run.survey = FolderTree(run.source._root), None, None  # type: ignore[attr-defined]
+                run.source, run.ledger, run.survey = JoinedTree([another_walk(run)]), None, None
             batches, found, following = await plan_page(run, page, round_number, cursor)
         add_counts(counts, found)
         assert batches <= planning.PAGE_BATCHES

@@ -171,7 +171,7 @@ async def test_an_empty_file_of_another_stays_where_an_item_fails(
     await write_as_another(lake, "a", b"")
     run = make_run(tmp_path, lake=lake.folder, mode="incremental", existing="fail")
 
-    async def refused(path: str) -> Any:
+    async def refused(path: str, *_: Any, **__: Any) -> Any:
         raise ConnectionLost("the share is away", subject=path)
 
     monkeypatch.setattr(run.source, "open", refused)
@@ -322,7 +322,7 @@ async def test_a_slow_delivery_does_not_overrule_what_another_achieved(
     held, released = asyncio.Event(), asyncio.Event()
     read = slow.source.open
 
-    async def hold(path: str) -> Any:
+    async def hold(path: str, *arguments: Any, **options: Any) -> Any:
         if path != "b":
             return await read(path)
         held.set()

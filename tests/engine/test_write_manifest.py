@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from shared.engine import write_manifest as writing
+from shared.engine.dry_run import DryRun
 from shared.engine.run_records import RunRecords
 from shared.engine.write_manifest import write_manifest
 from shared.model.records import MANIFEST_FIELDS
+from shared.policy.precheck import Place
 from tests.support.runs import memory_store, put_page, record
 
 HOSTILE = [
@@ -147,3 +149,67 @@ async def test_pages_for_people_name_the_first_failures_and_say_how_many_there_a
 async def test_the_same_records_give_the_same_manifest() -> None:
     rows = [record("a"), record("b", "skipped"), record("c", "failed", error_code="throttled")]
     assert await written(*rows) == await written(*rows)
+
+
+DRY = DryRun(places=(Place("", "sharepoint"),))
+
+
+async def dry_run(*rows: Any, dry: DryRun = DRY, **header: Any) -> dict[str, bytes]:
+    records = RunRecords(memory_store(), "run")
+    await put_page(records, "p00001", sorted(rows, key=lambda row: row["path"]))
+    await write_manifest(records, {**HEADER, **header}, dry)
+    formats = {}
+    for name in ("manifest.json", "manifest.md", "manifest.html", "summary.json"):
+        data = await records.store.get(records.key(name))
+        assert data is not None
+        formats[name.rpartition(".")[2] if name != "summary.json" else "summary"] = data
+    return formats
+
+
+async def test_a_dry_run_has_its_report_in_the_header() -> None:
+    formats = await dry_run(
+        record("a.docx", "planned", action="create", source={"source_path": "a.docx"}),
+        record("A.docx", "planned", action="replace"),
+        record("n", "skipped", error_code="package_not_a_file", error_detail="is a notebook"),
+        status="completed",
+    )
+    check = json.loads(formats["json"])["precheck"]
+    assert check == json.loads(formats["summary"])["precheck"]
+    assert check["complete"] is True
+    assert {one["kind"] for one in check["findings"]} == {
+        "case_twins", "name_mapped", "office_documents", "package_not_a_file",
+    }  # fmt: skip
+    assert [band["units_per_minute"] for band in check["estimate"]["bands"]] == [1250, 2500, 3750, 5000, 6250]
+    for form in ("md", "html"):
+        shown = formats[form].decode()
+        for title in ("Pre-check", "What would be done", "Estimated duration", "Findings", "By type", "By size"):
+            assert title in shown
+    assert "items" not in json.loads(formats["summary"])
+
+
+async def test_a_run_that_is_none_has_no_report() -> None:
+    formats = await written(record("a"))
+    assert "precheck" not in json.loads(formats["json"])
+    assert b"Pre-check" not in formats["md"] + formats["html"]
+
+
+async def test_a_report_of_hostile_names_is_text_in_every_format() -> None:
+    formats = await dry_run(*(
+        record(f"{path}/{path}", "failed", error_code="refused_by_lake", error_detail=f"of {path}") for path in HOSTILE
+    ), *(record(path, "planned", action="create", source={"source_path": path}) for path in HOSTILE))  # fmt: skip
+    parsed = _Parsed(formats["html"].decode("utf-8"))
+    assert not {"script", "a", "b", "i", "img", "code"} & set(parsed.tags)
+    text = formats["md"].decode("utf-8")
+    assert "<" not in text
+    assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]`*_]", re.sub(r"\| -[-: |]*\|", "", text))
+    columns = 0
+    for line in text.split("\n"):
+        bars = len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+        assert not bars or not columns or bars == columns, line
+        columns = bars
+
+
+async def test_a_dry_run_that_was_cut_short_says_so() -> None:
+    formats = await dry_run(record("a", "planned", action="create"), status="cancelled")
+    assert json.loads(formats["json"])["precheck"]["complete"] is False
+    assert "ended before it had seen everything" in formats["html"].decode()

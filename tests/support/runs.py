@@ -13,6 +13,7 @@ from shared.clients.folder import FolderTree
 from shared.clients.run_store import ObjectRunStore
 from shared.engine.files_run import FilesRun
 from shared.engine.run_records import RunRecords
+from shared.engine.sources import JoinedTree, SourcePart
 from shared.model.job import parse_job
 from shared.model.records import FileRecord
 
@@ -43,7 +44,7 @@ def make_run(
     return FilesRun(
         job=parse_job(job_spec(**changes)),
         records=RunRecords(store or memory_store(), run),
-        source=FolderTree(str(source)),
+        source=JoinedTree([SourcePart("", FolderTree(str(source)))]),
         lake=lake,
         clock=lambda: NOW,
         pair=PAIR,

@@ -12,11 +12,11 @@ from yarl import URL
 
 from shared.clients.blob.access import Access, KeyAccess, SasAccess, TokenAccess
 from shared.clients.blob.classify import classifier
-from shared.ports import CopyingLearned
 from shared.clients.credentials import TokenSource
-from shared.clients.http import Answer, Transport
+from shared.clients.http import Answer, Classify, Transport
 from shared.errors import SourceMissing
 from shared.policy.account_url import account_name
+from shared.ports import CopyingLearned
 
 # Old enough for every cloud and appliance, new enough for Encoded names in listings (2021-02-12).
 API_VERSION = "2023-11-03"
@@ -55,14 +55,15 @@ class BlobAccount:
         copying: What was learned about copying from here on the target's side.
     """
 
-    def __init__(self, url: str, access: Access, *, ca_bundle: str | None) -> None:
+    def __init__(self, url: str, access: Access, *, ca_bundle: str | None, classify: Classify | None = None) -> None:
         self.url = url
         self.access = access
+        self._classify = classify or classifier(access.remedy)
         self.copying = CopyingLearned()
         self._ca_bundle = ca_bundle
         # Its attempts, Retry-After and token renewal; the requests are ours, since a SAS goes into the query and with
         # no Authorization header.
-        self._transport = Transport(access.tokens, classifier(access.remedy), ca_bundle=ca_bundle)
+        self._transport = Transport(access.tokens, self._classify, ca_bundle=ca_bundle)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -128,7 +129,7 @@ class BlobAccount:
         async with self._pool().request(method, target, headers=sent, allow_redirects=False) as response:
             if response.status >= 300:
                 body = await response.read()
-                raise classifier(self.access.remedy)(response.status, response.headers, body, subject)
+                raise self._classify(response.status, response.headers, body, subject)
             yield response
 
     def _pool(self) -> aiohttp.ClientSession:

@@ -11,7 +11,6 @@ import aiohttp
 
 from shared.clients.blob.account import BlobAccount
 from shared.clients.blob.listing import item_of_headers, parse_page, promised_md5, read_ref
-from shared.ports import CopySource
 from shared.errors import (
     AccessDenied,
     Authentication,
@@ -24,7 +23,7 @@ from shared.errors import (
     Unsupported,
 )
 from shared.policy.paths import printable
-from shared.ports import ListedItems, SourceItem
+from shared.ports import CopySource, ListedItems, SourceItem
 
 MAX_PAGE_ITEMS = 5000
 # A blob up to this size is read in one go, so that no connection is kept open while it is written elsewhere.

@@ -119,6 +119,10 @@ class Drive:
         """The id of the job's folder; None where the whole library is meant."""
         return (await self.resolve()).folder_id
 
+    async def place(self) -> list[str | None]:
+        """What names of the job were resolved to, for JSON."""
+        return list(await self.resolve())
+
     def load(self) -> "SourceLoad":
         """What all drives of this process behind the credential spent in the last minute, and may spend."""
         units, ceiling = self._graph.units.share()

@@ -80,7 +80,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
             return DestinationMissing(
                 f"the target does not exist ({said}); check target.workspace and target.lakehouse", subject=subject
             )
-        return NotFound(f"not there ({said})", subject=subject)
+        missing = "parent_missing" if code == "RenameDestinationParentPathNotFound" else None
+        return NotFound(f"not there ({said})", code=missing, subject=subject)
     if status == 412:
         return TargetConflict(
             "somebody else changed the file in the lake meanwhile", code="target_changed", subject=subject

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
-from shared.ports import CopySource
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import COPY_REFUSED, COPY_SOURCE_BUSY
 from shared.clients.onelake.service import API_VERSION, MIB, OneLake
@@ -29,6 +28,7 @@ from shared.errors import (
     TransientError,
     Unsupported,
 )
+from shared.ports import CopySource
 
 SINGLE_CALL_BYTES = 256 * MIB
 BLOCK_BYTES = 100 * MIB

@@ -22,6 +22,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import classify, unsupported_flush
 from shared.clients.onelake.concurrency import AdaptiveLimit
+from shared.clients.onelake.copying import put_from_url
 from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, block_bytes, encode_path
 from shared.errors import (
     Configuration,
@@ -34,7 +35,7 @@ from shared.errors import (
     TransientError,
 )
 from shared.policy.paths import staging_prefix
-from shared.ports import LakeFile, LakePage, LakeProperties, OpenItem, Written
+from shared.ports import CopySource, LakeFile, LakePage, LakeProperties, OpenItem, Written
 
 UploadSequence = Literal["auto", "three_step", "put_blob"]
 
@@ -377,6 +378,72 @@ class LakeFolder:
                 return found.etag
             raise
         return _etag(answer.headers.get("ETag")) or await self._etag(path)
+
+    async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
+        """Let the service read a file from another account by itself; see :func:`copying.put_from_url`.
+
+        Raises:
+            Unsupported: code ``copy_refused``; nothing was written.
+            TargetConflict: code ``target_exists`` with ``new``.
+            SourceChanged: the source is another version by now.
+        """
+        url = f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}"
+        answer = await put_from_url(self._lake, url, source, source.size_bytes, source.md5, new=new, subject=path)
+        return Written(source.size_bytes, source.md5, _etag(answer.headers.get("ETag")) or await self._etag(path))
+
+    async def move(self, old: str, path: str, was: Written) -> str:
+        """Rename a file, if it is still that one and nothing stands at its new place; parents are made.
+
+        Idempotent: a repeat after a lost answer finds the file where it was to go.
+
+        Returns:
+            Its ETag at the new place.
+
+        Raises:
+            NotFound: there is no such file.
+            TargetConflict: code ``target_changed`` or ``target_exists``.
+        """
+
+        async def rename() -> Answer:
+            return await self._lake.transport.send(
+                "PUT",
+                f"{self._url(path)}?mode=legacy",
+                headers={
+                    **_VERSION, "If-None-Match": "*", "x-ms-source-if-match": f'"{was.etag}"',
+                    "x-ms-rename-source": f"/{self._workspace}/{self._item}/{encode_path(self._below(old))}",
+                },
+                subject=path,
+            )  # fmt: skip
+
+        try:
+            try:
+                answer = await rename()
+            except NotFound as error:
+                if error.code != "parent_missing":
+                    raise
+                await self._make_parent(path)
+                answer = await rename()
+        except SourceChanged:
+            raise TargetConflict(
+                "somebody else changed the file in the lake meanwhile", code="target_changed", subject=old
+            ) from None
+        except (NotFound, TargetConflict):
+            # Where only the answer was lost, it stands there with the very bytes, and no longer where it was.
+            found = await self.properties(path)
+            is_it = found is not None and (found.size_bytes, found.md5) == (was.size_bytes, was.md5)
+            if found is None or not is_it or await self.properties(old) is not None:
+                raise
+            return found.etag
+        return _etag(answer.headers.get("ETag")) or await self._etag(path)
+
+    async def _make_parent(self, path: str) -> None:
+        with suppress(TargetConflict):
+            await self._lake.transport.send(
+                "PUT",
+                f"{self._url(path.rpartition('/')[0])}?resource=directory",
+                headers={**_VERSION, "If-None-Match": "*"},
+                subject=path,
+            )
 
     # -- the rest ------------------------------------------------------------------------------------------------
 

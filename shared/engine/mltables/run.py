@@ -1,0 +1,179 @@
+"""One MLTable migration as its activities see it: the job, both workspaces, and where its documents lie.
+
+::
+
+    runs/<run>/run.json                          the job as it was posted
+    runs/<run>/prepared.json                     both default datastores, the batch's id
+    runs/<run>/inventory.json                    every data asset of the source
+    runs/<run>/plan/<page>.json                  the versions of one asset, in the order of the source
+    runs/<run>/versions/<page>/v0000.json        what was decided about a version: blueprint, folder, counts
+    runs/<run>/files/<page>/v0000-f0000.jsonl    its files, a part each
+    runs/<run>/copied/<page>/v0000-f0000.jsonl   the journal: what was copied of a part, written as it goes on
+    runs/<run>/records/<page>/v0000.json         what became of it
+    mltables/claims/<hash>.json                  which asset a folder at a target belongs to, over all runs
+    mltables/done/<hash>.json                    the last success of a version, over all runs
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shared.engine.run_records import RunRecords
+from shared.errors import ItemError, RunError
+from shared.model.mltable_job import MltableJob, Options, WorkspaceConfig
+from shared.model.mltable_steps import AssetFile, AssetRecord, CopiedFile
+from shared.model.records import dump_lines, load_lines
+from shared.model.steps import Counts, no_counts
+from shared.names import page_name
+from shared.policy.blueprint import Home
+from shared.ports import AssetBlobs, AssetRegistry, BlobDatastore, Clock, TableLoader
+
+
+@dataclass
+class Side:
+    """A workspace with the storage behind its default datastore. ``blobs`` opens a container of that account."""
+
+    config: WorkspaceConfig
+    registry: AssetRegistry
+    datastore: BlobDatastore
+    blobs: Callable[[str], AssetBlobs]
+
+    @property
+    def container(self) -> AssetBlobs:
+        return self.blobs(self.datastore.container)
+
+    def home(self, root: str) -> Home:
+        store = self.datastore
+        return Home(self.config.workspace, store.name, store.account, store.container, root)
+
+
+@dataclass
+class MltableRun:
+    """Everything that stays the same while one run goes on."""
+
+    job: MltableJob
+    records: "AssetRecords"
+    source: Side
+    target: Side
+    loader: TableLoader
+    clock: Clock
+    batch: str
+    tool_version: str
+    storage_urls: dict[str, str]
+
+    def now(self) -> str:
+        return self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def options(self, spec: int) -> Options:
+        return self.job.config.options(spec)
+
+    @property
+    def dry_run(self) -> bool:
+        return self.job.config.defaults.dry_run
+
+
+class AssetRecords(RunRecords):
+    """The documents of one run; ``final_pages`` gives one page an asset."""
+
+    def version_key(self, group: int, version: int, folder: str = "versions") -> str:
+        return f"{folder}/{page_name(group, 1)}/v{version:04d}.json"
+
+    async def plan(self, group: int) -> dict[str, Any]:
+        document = await self.load(f"plan/{page_name(group, 1)}.json")
+        if document is None:
+            raise LookupError(f"the plan of asset {group} of {self.run} is gone from the run store")
+        return document
+
+    async def wish(self, group: int, version: int) -> dict[str, Any]:
+        """One entry of an asset's plan: ``name``, ``version``, ``requested``, ``spec``, ``archived``."""
+        found: dict[str, Any] = (await self.plan(group))["versions"][version]
+        return found
+
+    async def version(self, group: int, version: int) -> dict[str, Any]:
+        document = await self.load(self.version_key(group, version))
+        if document is None:
+            raise LookupError(f"what was decided about version {group}/{version} of {self.run} is gone")
+        return document
+
+    async def put_files(self, group: int, version: int, part: int, files: list[AssetFile]) -> None:
+        await self.store.put(self._part("files", group, version, part), dump_lines(files))
+
+    async def files(self, group: int, version: int, part: int) -> list[AssetFile]:
+        data = await self.store.get(self._part("files", group, version, part))
+        return load_lines(data or b"")
+
+    async def put_copied(self, group: int, version: int, part: int, files: list[CopiedFile]) -> None:
+        await self.store.put(self._part("copied", group, version, part), dump_lines(files))
+
+    async def copied(self, group: int, version: int, part: int) -> list[CopiedFile]:
+        return load_lines(await self.store.get(self._part("copied", group, version, part)) or b"")
+
+    async def all_copied(self, group: int, version: int, parts: int) -> list[CopiedFile]:
+        return [file for part in range(parts) for file in await self.copied(group, version, part)]
+
+    async def forget_copied(self, group: int, version: int, parts: int) -> None:
+        await self.store.delete([self._part("copied", group, version, part) for part in range(parts)])
+
+    def _part(self, folder: str, group: int, version: int, part: int) -> str:
+        return self.key(f"{folder}/{page_name(group, 1)}/v{version:04d}-f{part:04d}.jsonl")
+
+    async def record(self, group: int, version: int) -> AssetRecord | None:
+        found: Any = await self.load(self.version_key(group, version, "records"))
+        return found
+
+    async def put_record(self, group: int, version: int, record: AssetRecord) -> None:
+        await self.save(self.version_key(group, version, "records"), dict(record))
+
+    async def groups(self) -> list[tuple[int, dict[str, Any]]]:
+        """Every asset's number and plan, in order."""
+        keys = [key for key in await self.store.list(self.key("plan")) if key.endswith(".json")]
+        numbers = sorted(int(key.rpartition("/p")[2].removesuffix(".json")) for key in keys)
+        return [(number, await self.plan(number)) for number in numbers]
+
+    async def final_pages(self, after: str | None = None) -> AsyncIterator[tuple[str, list[Any]]]:
+        """Assets after the named page, with a record for each version; one that nothing came of yet is planned."""
+        for number, plan in await self.groups():
+            page = page_name(number, 1)
+            if after is None or number > int(after.removeprefix("p")):
+                yield page, [
+                    await self.record(number, version) or not_reached(wish)
+                    for version, wish in enumerate(plan["versions"])
+                ]
+
+
+def empty_record(wish: dict[str, Any], status: str) -> AssetRecord:
+    return {
+        "asset_name": wish["name"], "requested_version": wish["version"], "final_version": None,
+        "collision_resolved": False, "original_asset_id": None, "source_file_count": 0, "dest_file_count": 0,
+        "source_bytes": 0, "dest_bytes": 0, "hash_sample_count": 0, "hash_mismatches": 0, "validation_loaded": None,
+        "status": status, "migrated_on_utc": None, "path": f"{wish['name']}/{wish['version']}",
+        "source_version": wish["version"], "wish": wish["requested"], "skipped_existing": False, "reason": None,
+        "step": None, "error_code": None, "error_detail": None, "checks": {}, "warnings": [], "source_uri": None,
+        "target_uri": None, "blueprint_changed": False, "blueprint_diff": "", "files_copied": 0,
+        "files_by_service": 0, "bytes_copied": 0, "duration_s": 0.0, "rows": None,
+        "archived": bool(wish.get("archived")), "rolled_back": False,
+    }  # type: ignore[typeddict-item]  # fmt: skip
+
+
+def not_reached(wish: dict[str, Any]) -> AssetRecord:
+    """The record of a version that the run has not come to."""
+    return {**empty_record(wish, "planned"), "reason": "the run has not come to it"}
+
+
+def settled_counts(record: AssetRecord) -> Counts:
+    """What a version adds to the run's counts once nothing more will be done about it."""
+    counts = no_counts()
+    name = {"success": "uploaded", "skipped": "skipped", "failed": "failed", "missing": "failed"}.get(record["status"])
+    if name:
+        counts[name] += 1  # type: ignore[literal-required]
+    return counts
+
+
+def digest_key(folder: str, *parts: str) -> str:
+    """A key of the run store for something that has a name of any characters."""
+    return f"mltables/{folder}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.json"
+
+
+def error_fields(error: ItemError | RunError, step: str) -> dict[str, Any]:
+    return {"step": step, "error_code": error.code, "error_detail": error.detail}

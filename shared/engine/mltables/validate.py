@@ -1,0 +1,201 @@
+"""The load test: the head of the table, loaded from the target's files and from the source's, and compared.
+
+``mltable`` reads clouds with identities of its own and hangs where it cannot; so the blueprint and as many files as its
+head needs are fetched with our credential into a folder, and it loads that.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from shared.engine.mltables.run import MltableRun, Side
+from shared.errors import ItemError
+from shared.model.mltable_job import Validation
+from shared.model.mltable_steps import AssetFile
+from shared.policy.blueprint import CARRIED_FOLDER, Blueprint, carried_path, covers, local_text, locate, parse_blueprint
+from shared.ports import AssetBlobs, LoadedTable
+
+_FIRST_FILES = 2
+_MOST_FILES = 200
+_READ_BYTES = 4 * 1024 * 1024
+
+
+async def validate_version(run: MltableRun, group: int, version: int) -> dict[str, Any]:
+    """Fields of the record: ``validation_loaded``, ``rows``, ``checks`` and ``warnings``.
+
+    Raises:
+        ItemError: code ``load_failed`` or ``tables_differ``, where the job's checks say so.
+    """
+    document = await run.records.version(group, version)
+    options = run.options(document["spec"])
+    wanted = options.validation
+    record = document["record"]
+    checks, warnings = dict(record["checks"]), list(record["warnings"])
+    if not wanted.enabled:
+        return {"validation_loaded": None, "checks": {**checks, "load": "skipped", "comparison": "skipped"}}
+    blueprint = parse_blueprint(document["target_text"].encode())
+    source_print = parse_blueprint(document["source_text"].encode())
+    home, target = run.source.home(document["home_root"]), run.target.home(document["root"])
+    places = locate(source_print, home, target, run.storage_urls)
+    relatives: list[str | None] = [
+        place.relative if place.kind in ("inside", "target")
+        else None if place.kind == "public_url"
+        else carried_path(place, home)
+        for place in places
+    ]  # fmt: skip
+    files = await _files_of(run, group, version, document["parts"], blueprint, relatives)
+    if not files or all(relative is None for relative in relatives):
+        warnings.append("the table could not be loaded for a test: none of its files lies in the target's folder")
+        return {"validation_loaded": None, "warnings": warnings,
+                "checks": {**checks, "load": "warning", "comparison": "skipped"}}  # fmt: skip
+    loaded, before, count = await _load_both(run, document, blueprint, relatives, files, wanted)
+    fields: dict[str, Any] = {"rows": loaded["rows"], "validation_loaded": not loaded["error"], "warnings": warnings}
+    problem = loaded["error"]
+    if not problem and wanted.require_rows and not loaded["rows"]:
+        problem = f"it has no rows in its first {count} files"
+    if problem:
+        also = "; the source's does not load either" if before["error"] else ""
+        checks |= {"load": "failed" if options.checks.load == "fail" else "warning", "comparison": "skipped"}
+        if checks["load"] == "failed":
+            raise ValidationFailed(f"the table does not load from the target: {problem}{also}", "load_failed",
+                                   {**fields, "checks": checks})  # fmt: skip
+        warnings.append(f"the table does not load from the target: {problem}{also}")
+        return {**fields, "checks": checks}
+    difference = _difference(before, loaded, is_random=blueprint.is_random)
+    checks |= {"load": "passed", "comparison": "passed"}
+    if difference:
+        checks["comparison"] = "failed" if options.checks.comparison == "fail" else "warning"
+        if checks["comparison"] == "failed":
+            raise ValidationFailed(f"source and target load differently: {difference}", "tables_differ",
+                                   {**fields, "checks": checks})  # fmt: skip
+        warnings.append(f"source and target load differently: {difference}")
+    return {**fields, "checks": checks}
+
+
+class ValidationFailed(ItemError):
+    """Carries what is known of the table into the record."""
+
+    def __init__(self, detail: str, code: str, fields: dict[str, Any]) -> None:
+        super().__init__(detail, code=code)
+        self.fields = fields
+
+
+async def _files_of(
+    run: MltableRun, group: int, version: int, parts: int, blueprint: Blueprint, relatives: list[str | None]
+) -> list[AssetFile]:
+    """The files that the blueprint means, each entry's in path order, a few of each entry before more of any."""
+    every = [file for part in range(parts) for file in await run.records.files(group, version, part)]
+    by_entry = [
+        [file for file in every if relative is not None and covers(entry.kind, relative, file["path"])]
+        for entry, relative in zip(blueprint.paths, relatives, strict=True)
+    ]
+    found: dict[str, AssetFile] = {}
+    for position in range(max((len(files) for files in by_entry), default=0)):
+        for files in by_entry:
+            if position < len(files):
+                found.setdefault(files[position]["path"], files[position])
+    return list(found.values())
+
+
+async def _load_both(
+    run: MltableRun,
+    document: dict[str, Any],
+    blueprint: Blueprint,
+    relatives: list[str | None],
+    files: list[AssetFile],
+    wanted: Validation,
+) -> tuple[LoadedTable, LoadedTable, int]:
+    """The target's table and the source's, with more files until the head is full, nothing is left, or enough is."""
+    count = min(_FIRST_FILES, len(files))
+    with tempfile.TemporaryDirectory(prefix="mltable-") as folder:
+        # One after the other in folders of one length, so that a path column reads the same.
+        mine, theirs = Path(folder, "target"), Path(folder, "source")
+        fetched = 0
+        while True:
+            chosen = _within(files[:count], wanted.fetch)
+            await _fetch(run, chosen[fetched:], document["root"], mine, theirs)
+            fetched = len(chosen)
+            names = [file["path"] for file in chosen]
+            text = local_text(blueprint, relatives, names)
+            assert text is not None
+            results = []
+            for place in (mine, theirs):
+                Path(place, "MLTable").write_text(text, encoding="utf-8")
+                results.append(
+                    await run.loader.load(
+                        str(place), head_rows=wanted.head_rows, count_rows=wanted.count_rows,
+                        timeout_s=wanted.timeout_s, memory_bytes=wanted.memory,
+                    )
+                )  # fmt: skip
+            loaded, before = results
+            is_full = loaded["rows"] >= max(wanted.head_rows, wanted.count_rows)
+            if loaded["error"] or before["error"] or is_full or count >= min(len(files), _MOST_FILES):
+                return loaded, before, fetched
+            if len(chosen) < count:
+                return loaded, before, fetched
+            count = min(count * 4, len(files), _MOST_FILES)
+
+
+def _within(files: list[AssetFile], most_bytes: int) -> list[AssetFile]:
+    """As many as fit, at least the first."""
+    found: list[AssetFile] = []
+    left = most_bytes
+    for file in files:
+        if found and file["size_bytes"] > left:
+            break
+        found.append(file)
+        left -= file["size_bytes"]
+    return found
+
+
+async def _fetch(run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path) -> None:
+    mine.mkdir(exist_ok=True)
+    theirs.mkdir(exist_ok=True)
+    for file in files:
+        await _download(run.target.container, f"{root}/{file['path']}", "", _below(mine, file["path"]))
+        await _download(_blobs(run.source, file), file["name"], file["ref"], _below(theirs, file["path"]))
+
+
+def _blobs(side: Side, file: AssetFile) -> AssetBlobs:
+    return side.blobs(file["container"])
+
+
+def _below(folder: Path, path: str) -> Path:
+    """Where a file goes in the folder; a name must not lead out of it."""
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\x00" in path:
+        raise ItemError(f"the name {path!r} cannot be one of a file", code="load_failed")
+    return Path(folder, path)
+
+
+async def _download(blobs: AssetBlobs, name: str, ref: str, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    content = await blobs.open(name, ref)
+    try:
+        with to.open("wb") as file:
+            left = content.size_bytes
+            while left:
+                block = await content.read(min(left, _READ_BYTES))
+                await asyncio.to_thread(file.write, block)
+                left -= len(block)
+        await content.finish()
+    finally:
+        await content.close()
+
+
+def _difference(before: LoadedTable, after: LoadedTable, *, is_random: bool) -> str:
+    """What is not the same, in words without values; empty if nothing is."""
+    if before["error"]:
+        return f"the source's table does not load: {before['error']}"
+    if before["columns"] != after["columns"]:
+        return f"columns are {before['columns']} and {after['columns']}"
+    if is_random:
+        return ""
+    if before["rows"] != after["rows"]:
+        return f"{before['rows']} and {after['rows']} rows"
+    if before["head_digest"] != after["head_digest"]:
+        return "the values of the first rows"
+    return "" if before["sample_digest"] == after["sample_digest"] else "the values of later rows"
+
+
+__all__ = ["CARRIED_FOLDER", "ValidationFailed", "validate_version"]
