@@ -95,7 +95,7 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
         planned = planned[: batches[-1][1]]
         settled = [record for record in settled if sort_key(record["path"]) <= sort_key(following)]
     if run.job.dry_run:
-        settled += [_settled(run, page, _item(item), "planned", detail=item["action"]) for item in planned]
+        settled += [_settled(run, page, _item(item), "planned", action=_action(item)) for item in planned]
         settled.sort(key=lambda record: sort_key(record["path"]))
         batches = []
     for number, (start, end) in enumerate(batches):
@@ -186,6 +186,12 @@ def _item(planned: PlannedItem) -> SourceItem:
     return SourceItem(planned["path"], planned["size_bytes"], planned["source_version"], facts=planned.get("facts"))
 
 
+def _action(planned: PlannedItem) -> str:
+    """What is told of an item that is not touched: one that was renamed and changed has to be read as well."""
+    moved = planned.get("moved")
+    return "replace" if moved is not None and not moved["same"] else planned["action"]
+
+
 def _last(listed: SourcePage) -> str | None:
     return listed.items[-1].path if listed.items else None
 
@@ -215,6 +221,7 @@ def _settled(
     own: bool = False,
     code: str | None = None,
     detail: str | None = None,
+    action: str | None = None,
 ) -> FileRecord:
     record: FileRecord = {
         "path": item.path, "target": run.target(printable(item.path)), "status": status,
@@ -222,6 +229,8 @@ def _settled(
         "source_version": item.version or None, "etag": etag, "own": own, "attempts": 0, "error_code": code,
         "error_detail": detail, "batch": page, "finished_at": run.now(),
     }  # fmt: skip
+    if action is not None:
+        record["action"] = action
     if item.facts:
         record["source"] = dict(item.facts)
     if item.id:

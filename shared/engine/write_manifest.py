@@ -158,7 +158,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2.5rem auto;max-width:70rem;paddi
 h1{font-size:1.5rem}table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .6rem;
 border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}table.facts th{width:16rem;font-weight:600}
 table.report .number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-table.report th{font-weight:600}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+table.report th{white-space:nowrap}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 table.failed td+td{white-space:nowrap}table.failed td+td+td{white-space:normal;min-width:16rem}
 .status{display:inline-block;padding:.1rem .6rem;border-radius:1rem;background:#e6f4ea;color:#12612b}
 .status.bad{background:#fde7e7;color:#8a1212}

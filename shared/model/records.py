@@ -52,6 +52,8 @@ class FileRecord(TypedDict, total=False):
     error_detail: str | None
     batch: str
     finished_at: str
+    action: str
+    """Of an item of a dry run: what a run would do; see ``policy.copying.decide``, and rename and delete."""
     renamed_from: str
     """Of a file that was renamed in the lake, since its source renamed the item."""
     source: dict[str, str | int | None]
@@ -62,7 +64,7 @@ class FileRecord(TypedDict, total=False):
 
 MANIFEST_FIELDS = (
     "path", "target", "status", "size_bytes", "hash", "hash_kind", "source_version", "etag", "attempts",
-    "error_code", "error_detail", "batch", "finished_at", "renamed_from", "source",
+    "error_code", "error_detail", "batch", "finished_at", "renamed_from", "source", "action",
 )  # fmt: skip
 
 # Of an item of a package. Not "planned": a checkpoint says that of what the package has not come to yet.

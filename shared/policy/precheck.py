@@ -315,7 +315,8 @@ class Precheck:
 
 def _action(record: Mapping[str, Any]) -> str:
     if record["status"] == "planned":
-        return str(record.get("action") or record["error_detail"] or "create")
+        # Of a run that was cut short, what it has planned and not come to has no action.
+        return str(record.get("action") or "create")
     if record["status"] == "skipped":
         return "leave_out" if record["error_code"] else "skip"
     return "fail" if record["status"] == "failed" else str(record["status"])

@@ -15,33 +15,38 @@ _ACTIONS = {
     "leave_out": "Left out: nothing that can be moved",
     "fail": "Would fail",
 }
-# By what a finding is about: what the number counts, and what it means. Codes of errors without a line of their own
-# speak for themselves, with the sentence of the first item.
+# What a finding is called, and what there is to say about it. One without a line here is called by its error code, and
+# its first item says why.
 _FINDINGS = {
-    "access_denied": "may not be read",
-    "archived": "are in the archive tier and have to be rehydrated first",
-    "blocked_by_policy": "are kept back by a policy",
-    "case_twin_folders": "folders differ from another one only in case; the lake keeps both, readers that do not tell "
-                         "case (Windows, for one) see one",
-    "case_twins": "paths differ from another one only in case; the lake keeps both, readers that do not tell case "
-                  "(Windows, for one) see one",
-    "checked_out": "are checked out; what would be moved is the version that was checked in last",
-    "file_and_folder": "are the names of a file and of a folder at once; a lake takes one of them",
-    "folder_unreadable": "folders cannot be listed; what lies below them is in no number of this report",
-    "link_not_followed": "are links, which are not followed",
-    "locked": "are locked",
-    "malware_detected": "hold malware, as SharePoint says, which does not give them out",
-    "name_mapped": "have names that a lake cannot take, and get the names shown here, which can be told back",
-    "not_a_file": "are neither files nor folders",
-    "office_documents": "are Office documents, of which SharePoint may give more bytes than it announces; "
-                        "sharepoint_rewrites says what then",
-    "other": "have other problems; the JSON and CSV manifests name them",
-    "package_not_a_file": "are notebooks or other packages, which are no files",
-    "path_too_long": "have paths that are too long or too deep for the lake",
-    "shortcut_not_followed": "are shortcuts to other libraries, which are not followed",
-    "target_exists": "are in the way of files that are there already, which existing: fail protects",
-    "unmappable_path": "have names that the lake cannot take",
-    "unplaced_item": "lie in a folder that the library does not tell",
+    "access_denied": ("not readable", "the identity of the job may not read them"),
+    "archived": ("in the archive tier", "they have to be rehydrated first"),
+    "blocked_by_policy": ("kept back by a policy", "somebody who may has to release them"),
+    "case_twin_folders": (
+        "folders that differ only in case",
+        "the lake keeps both; who does not tell case, Windows for one, sees one folder",
+    ),
+    "case_twins": (
+        "paths that differ only in case", "the lake keeps both; who does not tell case, Windows for one, sees one file",
+    ),
+    "checked_out": ("checked out", "the version that was checked in last is moved"),
+    "file_and_folder": ("names of a file and of a folder at once", "the lake takes one of the two"),
+    "folder_unreadable": ("folders that cannot be listed", "what lies below them is in no number of this report"),
+    "link_not_followed": ("symbolic links", "they are not followed"),
+    "locked": ("locked", "whoever holds them has to let go"),
+    "malware_detected": ("malware", "SharePoint does not give these files out"),
+    "name_mapped": ("names that a lake cannot take", "they get the names shown below, which can be told back"),
+    "not_a_file": ("neither files nor folders", "there is nothing to move"),
+    "office_documents": (
+        "Office documents",
+        "SharePoint may give other bytes than it announces; sharepoint_rewrites decides what then",
+    ),
+    "other": ("other problems", "the JSON and CSV manifests name them"),
+    "package_not_a_file": ("OneNote notebooks and other packages", "they are no files"),
+    "path_too_long": ("paths too long or too deep for the lake", "shorten target.path, or rename in the source"),
+    "shortcut_not_followed": ("shortcuts to other libraries", "they are not followed"),
+    "target_exists": ("in the way of other files", "existing: fail protects what is in the lake"),
+    "unmappable_path": ("names that the lake cannot take", "rename them in the source"),
+    "unplaced_item": ("in a folder that the library does not tell", "a full run asks anew"),
 }  # fmt: skip
 _SEVERITIES = {"fails": "would fail", "left_out": "left out", "notice": "to know"}
 _PATH_CHARACTERS = 200
@@ -73,7 +78,7 @@ def _tables(check: Mapping[str, Any]) -> Iterator[Table]:
          for row in check["actions"]], frozenset({1, 2}),
     )  # fmt: skip
     yield _duration(check)
-    yield from _findings(check)
+    yield _findings(check)
     if len(check["sources"]) > 1:
         yield _sums("By source", "Source", [
             {**row, "name": f"{row['target_path']} ({row['type']})"} for row in check["sources"]
@@ -81,11 +86,11 @@ def _tables(check: Mapping[str, Any]) -> Iterator[Table]:
     yield _sums("By type", "Type", _rows(check["types"], "(no type)"))
     yield _sums("By top-level folder", "Folder", _rows(check["folders"], "/"))
     yield _sums("By size", "Size of a file", [row for row in check["sizes"] if row["items"]])
-    if check["largest"]:
-        yield Table(
-            "Largest files", [], ("Path", "Size"),
-            [(short(row["path"]), show_bytes(row["bytes"])) for row in check["largest"]], frozenset({1}),
-        )  # fmt: skip
+    yield Table(
+        "Largest files", [], ("Path", "Size"),
+        [(short(row["path"]), show_bytes(row["bytes"])) for row in check["largest"]], frozenset({1}),
+    )  # fmt: skip
+    yield from _examples(check)
 
 
 def lines(check: Mapping[str, Any]) -> list[str]:
@@ -95,8 +100,7 @@ def lines(check: Mapping[str, Any]) -> list[str]:
     if done:
         found.append(f"would be     {done}")
     for finding in check["findings"]:
-        about = _FINDINGS.get(finding["kind"], finding["kind"]).partition(";")[0].partition(",")[0]
-        found.append(f"{_SEVERITIES[finding['severity']]:<12} {_number(finding)} {about}")
+        found.append(f"{_SEVERITIES[finding['severity']]:<12} {_number(finding)} x {_name(finding)}")
     found.append(f"duration     {_expected(check['estimate'])}")
     found += [
         f"             {_about_s({**band, 'at_least': True})} with {band['licences']} in the tenant"
@@ -138,8 +142,9 @@ def _remarks(check: Mapping[str, Any]) -> Iterator[str]:
     if longest["characters"]:
         limits = check["limits"]
         yield (
-            f"The longest path in the lake has {longest['characters']:,} of {limits['path_characters']:,} characters, "
-            f"the deepest {deepest['segments']} of {limits['path_segments']} segments."
+            f"The longest path has {longest['characters']:,} characters in the lake, which takes "
+            f"{limits['path_characters']:,}; the deepest has {deepest['segments']} segments, and it takes "
+            f"{limits['path_segments']}."
         )
 
 
@@ -152,11 +157,12 @@ def _duration(check: Mapping[str, Any]) -> Table:
          "one a download")
         for band in estimate["bands"]
     ]  # fmt: skip
-    found = [_expected(estimate)]
+    expected = _expected(estimate)
+    found = [f"{expected[:1].upper()}{expected[1:]}."]
     if estimate["bands"]:
         found.append(
-            "How much SharePoint gives depends on the tenant's licences; with GRAPH_UNITS_PER_MINUTE set, the one line "
-            "that holds is shown."
+            "How much SharePoint gives depends on the tenant's licences: where the line of yours is longer, that "
+            "is the estimate. With GRAPH_UNITS_PER_MINUTE set, the setting takes the place of these lines."
         )
     return Table("Estimated duration", found, ("Duration", "Rests on") if rows else (), rows)
 
@@ -166,7 +172,7 @@ def _expected(estimate: Mapping[str, Any]) -> str:
         return f"not known: {estimate['rests_on']}"
     if not estimate["items"]:
         return str(estimate["rests_on"])
-    return f"{_about_s({**estimate, 'seconds': estimate['expected_s']})} ({estimate['rests_on']})"
+    return f"{_about_s({**estimate, 'seconds': estimate['expected_s']})}: {estimate['rests_on']}"
 
 
 def _about_s(bound: Mapping[str, Any]) -> str:
@@ -175,35 +181,35 @@ def _about_s(bound: Mapping[str, Any]) -> str:
     return f"{'at least' if bound['at_least'] else 'about'} {show_duration(bound['seconds'])}"
 
 
-def _findings(check: Mapping[str, Any]) -> Iterator[Table]:
+def _findings(check: Mapping[str, Any]) -> Table:
     findings = check["findings"]
     if not findings:
-        yield Table("Findings", ["None: every item can be moved as it is."])
-        return
-    yield Table(
-        "Findings", [], ("", "Items", "Size", "What"),
-        [(_SEVERITIES[one["severity"]], _number(one), show_bytes(one["bytes"]), _about(one)) for one in findings],
-        frozenset({1, 2}),
+        return Table("Findings", ["None: every item can be moved as it is."])
+    return Table(
+        "Findings", [], ("Outcome", "Items", "Size", "What"),
+        [(_SEVERITIES[one["severity"]], _number(one), show_bytes(one["bytes"]), f"{_name(one)}: {_about(one)}")
+         for one in findings], frozenset({1, 2}),
     )  # fmt: skip
-    for one in findings:
-        if one["examples"]:
-            all_named = one["items"] == len(one["examples"])
-            title = f"{one['kind'].replace('_', ' ').capitalize()}: " + (
-                f"{one['items']:,}" if all_named else f"{len(one['examples'])} of {_number(one)}"
-            )
-            has_detail = any(example["detail"] for example in one["examples"])
-            yield Table(
-                title, [], ("Path", "Detail") if has_detail else ("Path",),
-                [(short(example["path"]), short(example["detail"]))[: 2 if has_detail else 1]
-                 for example in one["examples"]],
-            )  # fmt: skip
+
+
+def _examples(check: Mapping[str, Any]) -> Iterator[Table]:
+    for one in check["findings"]:
+        count = len(one["examples"])
+        how_many = f"{count:,}" if count == one["items"] else f"{count:,} of {_number(one)}"
+        columns = 2 if any(example["detail"] for example in one["examples"]) else 1
+        yield Table(
+            f"{_name(one)[:1].upper()}{_name(one)[1:]} ({how_many})", [], ("Path", "Detail")[:columns],
+            [(short(example["path"]), short(example["detail"]))[:columns] for example in one["examples"]],
+        )  # fmt: skip
+
+
+def _name(finding: Mapping[str, Any]) -> str:
+    return _FINDINGS.get(finding["kind"], (finding["kind"], ""))[0]
 
 
 def _about(finding: Mapping[str, Any]) -> str:
     known = _FINDINGS.get(finding["kind"])
-    if known is not None:
-        return known
-    return f"{finding['kind']}: {finding['examples'][0]['detail']}" if finding["examples"] else str(finding["kind"])
+    return known[1] if known else str(finding["examples"][0]["detail"])
 
 
 def _number(finding: Mapping[str, Any]) -> str:

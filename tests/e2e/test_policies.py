@@ -58,7 +58,7 @@ def test_a_dry_run_touches_nothing(platform: Platform) -> None:
     assert not platform.lake("dry").exists()
     manifest = platform.manifest(run)
     assert manifest["counts"] == {"items": 25, "planned": 25}
-    assert {item["error_detail"] for item in manifest["items"]} == {"create"}
+    assert {(item["action"], item["error_detail"]) for item in manifest["items"]} == {("create", None)}
     progress = platform.status(run)["progress"]
     assert (progress["planned"], progress["uploaded"], progress["bytes_done"]) == (25, 0, 0)
     # A dry run leaves no memory behind that would make the real one skip.

@@ -181,7 +181,7 @@ async def test_a_dry_run_settles_everything_and_names_what_it_would_do(folder: P
     _, counts, _ = await plan_all(run)
     assert counts == {**no_counts(), "planned": 8, "bytes_planned": 14, "failed": 1}
     rows = await planned(run)
-    assert {(row["status"], row["error_detail"]) for row in rows if row["path"] != "f3."} == {("planned", "create")}
+    assert {(row["status"], row.get("action")) for row in rows if row["path"] != "f3."} == {("planned", "create")}
 
 
 async def test_filters_are_no_items(folder: Path) -> None:

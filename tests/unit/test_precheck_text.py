@@ -38,7 +38,7 @@ def test_a_library_without_a_setting_shows_the_bands() -> None:
     shown = text(document(*(planned(f"f{number:02d}.pdf", 2**20) for number in range(25))))
     assert "25 items, 25.0 MiB\n" in shown
     assert "at the 1,250 resource units a minute of a tenant with up to 1,000 licences" in shown
-    assert "not known: no run of this job" in shown
+    assert "Not known: no run of this job" in shown
     assert "None: every item can be moved as it is." in shown
     assert "Locks and policies" in shown
     assert "By source" not in shown
@@ -46,7 +46,7 @@ def test_a_library_without_a_setting_shows_the_bands() -> None:
 
 def test_an_earlier_run_makes_it_an_estimate() -> None:
     shown = text(document(planned("a", 2**30), measured=Measured("files-a-1", True, Load(1000, 2**30), 90.0)))
-    assert "about 1 min 30 s (this job's run files-a-1 moved 1,000 items" in shown
+    assert "About 1 min 30 s: this job's run files-a-1 moved 1,000 items" in shown
 
 
 def test_what_limits_the_report_is_said() -> None:
@@ -71,10 +71,10 @@ def test_a_terminal_gets_a_few_lines() -> None:
     assert shown == [
         "pre-check    3 items, 15 B; of these 2 items, 12 B would be read",
         "would be     1 created, 1 replaced, 1 failed",
-        "would fail   1 hold malware",
-        "to know      1 are Office documents",
-        "duration     seconds (2 downloads from SharePoint, one resource unit each, at the 1,250 a minute of "
-        "GRAPH_UNITS_PER_MINUTE)",
+        "would fail   1 x malware",
+        "to know      1 x Office documents",
+        "duration     seconds: 2 downloads from SharePoint, one resource unit each, at the 1,250 a minute of "
+        "GRAPH_UNITS_PER_MINUTE",
     ]  # fmt: skip
 
 
