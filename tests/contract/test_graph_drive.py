@@ -296,6 +296,7 @@ async def test_what_an_item_carries(sharepoint: SharePoint) -> None:
         "modified_by": "meganb@contoso.com",
         "web_url": f"{URL}/Shared%20Documents/Special/checked_out%201.docx",
         "version_label": "1.0",
+        "checked_out_by": "meganb@contoso.com",
     }
 
 

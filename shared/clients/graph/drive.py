@@ -404,6 +404,7 @@ def _other(
 
 
 def _facts(document: Mapping[str, Any]) -> dict[str, str | int | None]:
+    publication = _object(document, "publication")
     return {
         "drive_item_id": _text(document, "id"),
         "etag": _text(document, "eTag") or None,
@@ -414,7 +415,10 @@ def _facts(document: Mapping[str, Any]) -> dict[str, str | int | None]:
         "modified_at": _text(document, "lastModifiedDateTime") or None,
         "modified_by": _who(document, "lastModifiedBy"),
         "web_url": _text(document, "webUrl") or None,
-        "version_label": _text(_object(document, "publication"), "versionId") or None,
+        "version_label": _text(publication, "versionId") or None,
+        "checked_out_by": (
+            _who(publication, "checkedOutBy") or "somebody" if _text(publication, "level") == "checkout" else None
+        ),
     }
 
 
