@@ -17,6 +17,7 @@ from triggers.status import FINISHED, STATUSES, links, status_document
 
 _RUN = re.compile(r"[a-z]{1,10}-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,6})?")
 _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": "text/markdown; charset=utf-8",
+            "summary": "application/json",
             "html": "text/html; charset=utf-8"}  # fmt: skip
 _POLL_S = 10
 _ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned")
@@ -152,10 +153,11 @@ async def purge(services: Services, client: DurableOrchestrationClient, req: fun
 
 
 async def manifest(services: Services, client: DurableOrchestrationClient, req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /migrations/{id}/manifest?format=json|csv|md|html``."""
+    """``GET /migrations/{id}/manifest?format=json|csv|md|html|summary``; the last is JSON without the items."""
     wanted = choice(req, "format", tuple(_FORMATS)) or "json"
     document = await known(client, req)
-    data = await services.store.get(services.records(document["id"]).key(f"manifest.{wanted}"))
+    name = "summary.json" if wanted == "summary" else f"manifest.{wanted}"
+    data = await services.store.get(services.records(document["id"]).key(name))
     if data is None:
         raise Refused(
             409,

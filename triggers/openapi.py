@@ -111,7 +111,7 @@ def _paths() -> dict[str, Any]:
         "/migrations/{id}/manifest": {
             "get": {
                 "summary": "The manifest",
-                "parameters": [run, _parameter("format", "query", values=["json", "csv", "md", "html"])],
+                "parameters": [run, _parameter("format", "query", values=["json", "summary", "csv", "md", "html"])],
                 "responses": _answers(200, 400, 404, 409, body=None),
             }
         },

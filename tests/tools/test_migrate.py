@@ -50,6 +50,25 @@ def test_a_run_is_started_and_watched_to_its_end(platform: Platform, migrate: Mi
     assert migrate("watch", run).returncode == 0
 
 
+def test_a_dry_run_tells_what_it_found(platform: Platform, migrate: Migrate, spec_file: SpecFile) -> None:
+    source = platform.source("asked")
+    for path in ("a.pdf", "b.pdf", "B.pdf", "bad."):
+        (source / path).write_bytes(b"12345")
+    answer = migrate("start", spec_file(json.dumps(platform.spec("asked", dry_run=True))), "--watch")
+    assert answer.returncode == 1, "an item would fail"
+    shown = answer.stdout.splitlines()
+    assert "pre-check    4 items, 20 B; of these 3 items, 15 B would be read" in shown
+    assert "would be     3 created, 1 failed" in shown
+    assert "would fail   1 x names that the lake cannot take" in shown
+    assert "to know      1 x paths that differ only in case" in shown
+    assert [line for line in shown if line.startswith("duration")]
+    run = shown[0]
+    summary = json.loads(migrate("manifest", run, "--format", "summary").stdout)
+    assert summary["precheck"]["items"] == 4
+    assert "items" not in summary
+    assert "pre-check" not in migrate("start", spec_file(json.dumps(platform.spec("asked"))), "--watch").stdout
+
+
 def test_status_and_list_for_people_and_programs(platform: Platform, migrate: Migrate, spec_file: SpecFile) -> None:
     make_files(platform.source("listed"), 3)
     run = started(migrate("start", spec_file(json.dumps(platform.spec("listed")))))

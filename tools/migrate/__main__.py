@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from shared.policy.precheck_text import lines as precheck_lines
 from shared.policy.progress_line import LiveLine, progress_line
 from shared.policy.quantities import show_bytes
 from tools.migrate.api import Api, BadAddress, Refused, Unreachable, segment
@@ -229,6 +230,8 @@ def _follow(api: Api, run: str) -> int:
     verification = _verification(document)
     if verification:
         line.say(f"verification {verification}")
+    for text in _precheck(api, run):
+        line.say(text)
     if document["status"] == "completed":
         return OK
     failed = document["progress"]["failed"]
@@ -245,6 +248,16 @@ def _verification(document: dict[str, Any]) -> str:
     if not found:
         return ""
     return f"{found['verdict']} ({found['mode']}: {found['listed']:,} listed, {found['hashes_checked']:,} read back)"
+
+
+def _precheck(api: Api, run: str) -> list[str]:
+    """What a dry run found, in a few lines; nothing for other runs."""
+    try:
+        summary = api.call("GET", f"/migrations/{segment(run)}/manifest", query={"format": "summary"})
+    except (Refused, Unreachable):
+        # The run has ended, whatever else can be told of it.
+        return []
+    return precheck_lines(summary["precheck"]) if summary.get("precheck") else []
 
 
 def _error(document: dict[str, Any]) -> str:
@@ -306,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="the status document as it is")
     watch = command("watch", _watch, "follow a run to its end")
     manifest = command("manifest", _manifest, "what became of every item of a run that has ended")
-    manifest.add_argument("--format", choices=("json", "csv", "md", "html"), default="json")
+    manifest.add_argument("--format", choices=("json", "summary", "csv", "md", "html"), default="json")
     manifest.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     steering = {
         "pause": "start nothing more until resume",
