@@ -3,20 +3,29 @@
 import azure.durable_functions as df
 
 from activities import (
+    check_asset_files,
     commit_ledger,
+    copy_asset_files,
+    discover_assets,
+    fail_asset_version,
     index_source,
+    plan_asset_version,
     plan_page,
+    prepare_mltables,
     prepare_run,
+    register_asset_version,
     survey_target,
     transfer_batch,
+    validate_asset_version,
     verify_page,
+    write_asset_reports,
     write_manifest,
 )
-from activities.boundary import bound
+from activities.boundary import Body, bound
 from shared import names
 from shared.services import Services
 
-ACTIVITIES = {
+ACTIVITIES: dict[str, Body] = {
     names.PREPARE_RUN: prepare_run.run,
     names.INDEX_SOURCE: index_source.run,
     names.SURVEY_TARGET: survey_target.run,
@@ -25,6 +34,15 @@ ACTIVITIES = {
     names.VERIFY_PAGE: verify_page.run,
     names.COMMIT_LEDGER: commit_ledger.run,
     names.WRITE_MANIFEST: write_manifest.run,
+    names.PREPARE_MLTABLES: prepare_mltables.run,
+    names.DISCOVER_ASSETS: discover_assets.run,
+    names.PLAN_ASSET_VERSION: plan_asset_version.run,
+    names.COPY_ASSET_FILES: copy_asset_files.run,
+    names.CHECK_ASSET_FILES: check_asset_files.run,
+    names.REGISTER_ASSET_VERSION: register_asset_version.run,
+    names.VALIDATE_ASSET_VERSION: validate_asset_version.run,
+    names.FAIL_ASSET_VERSION: fail_asset_version.run,
+    names.WRITE_ASSET_REPORTS: write_asset_reports.run,
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from shared.engine.index_source import commit_drives
 from shared.engine.ledger import fold_unfinished, pair_of
 from shared.engine.sources import DriveTree
-from shared.model.job import BlobSource, FolderSource, SharePointSource, parse_job
+from shared.model.job import BlobSource, FolderSource, SharePointSource, parse_files_job
 from shared.model.steps import RunDecisions, RunRequest
 from shared.services import Services
 
@@ -16,7 +16,7 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
     document = await records.load("run.json")
     if document is None:
         raise LookupError(f"the run store holds no run {request['run']}")
-    job = parse_job(document["spec"])
+    job = parse_files_job(document["spec"])
     services.forget_run(request["run"])
     places = job.places()
     # Where a round of failed items is prepared, the sources are those of the first.

@@ -4,7 +4,7 @@ from shared import VERSION
 from shared.engine import write_manifest
 from shared.engine.dry_run import DryRun
 from shared.engine.past_runs import measured_rate
-from shared.model.job import Job, parse_job
+from shared.model.job import FilesJob, parse_files_job
 from shared.model.steps import ManifestRequest
 from shared.policy.precheck import Place
 from shared.services import Services
@@ -17,7 +17,7 @@ async def run(services: Services, request: ManifestRequest) -> dict[str, int]:
     if document is None:
         raise LookupError(f"the run store holds no run {request['run']}")
     prepared = await records.load("prepared.json") or {}
-    job = parse_job(document["spec"])
+    job = parse_files_job(document["spec"])
     header = {
         "id": request["run"],
         "kind": job.kind,
@@ -38,7 +38,7 @@ async def run(services: Services, request: ManifestRequest) -> dict[str, int]:
     return await write_manifest.write_manifest(records, header, dry_run)
 
 
-async def _dry_run(services: Services, job: Job, run: str) -> DryRun:
+async def _dry_run(services: Services, job: FilesJob, run: str) -> DryRun:
     places = tuple(Place(sub, source.type) for source, sub in job.places())
     types = {place.type for place in places}
     return DryRun(

@@ -81,13 +81,13 @@ async def _engine(plan: Plan) -> Callable[[], Awaitable[None]]:
     from shared.engine.files_run import FilesRun
     from shared.engine.sources import JoinedTree, SourcePart
     from shared.engine.transfer_batch import transfer_batch
-    from shared.model.job import parse_job
+    from shared.model.job import parse_files_job
     from shared.policy.batching import partition
     from shared.services import Services
     from shared.settings import read_settings
 
     services = Services(read_settings(plan.environment))
-    job = parse_job({
+    job = parse_files_job({
         "kind": "files", "name": "bench", "source": {"type": "folder", "path": plan.source},
         "target": {"workspace": plan.workspace_id, "lakehouse": plan.item_id, "path": plan.target},
     })  # fmt: skip

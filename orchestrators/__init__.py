@@ -2,13 +2,17 @@
 
 import azure.durable_functions as df
 
+from orchestrators.migrate_asset import migrate_asset
 from orchestrators.migrate_files import migrate_files
+from orchestrators.migrate_mltables import migrate_mltables
 from orchestrators.transfer_page import transfer_page
 from shared import names
 
 ORCHESTRATORS = {
     names.MIGRATE_FILES: migrate_files,
     names.TRANSFER_PAGE: transfer_page,
+    names.MIGRATE_MLTABLES: migrate_mltables,
+    names.MIGRATE_ASSET: migrate_asset,
 }
 
 

@@ -9,6 +9,8 @@ from typing import Final
 # Orchestrators
 MIGRATE_FILES: Final = "migrate_files"
 TRANSFER_PAGE: Final = "transfer_page"
+MIGRATE_MLTABLES: Final = "migrate_mltables"
+MIGRATE_ASSET: Final = "migrate_asset"
 
 # Activities
 PREPARE_RUN: Final = "prepare_run"
@@ -19,6 +21,15 @@ TRANSFER_BATCH: Final = "transfer_batch"
 VERIFY_PAGE: Final = "verify_page"
 COMMIT_LEDGER: Final = "commit_ledger"
 WRITE_MANIFEST: Final = "write_manifest"
+PREPARE_MLTABLES: Final = "prepare_mltables"
+DISCOVER_ASSETS: Final = "discover_assets"
+PLAN_ASSET_VERSION: Final = "plan_asset_version"
+COPY_ASSET_FILES: Final = "copy_asset_files"
+CHECK_ASSET_FILES: Final = "check_asset_files"
+REGISTER_ASSET_VERSION: Final = "register_asset_version"
+VALIDATE_ASSET_VERSION: Final = "validate_asset_version"
+FAIL_ASSET_VERSION: Final = "fail_asset_version"
+WRITE_ASSET_REPORTS: Final = "write_asset_reports"
 
 # HTTP and timer triggers
 START_MIGRATION: Final = "start_migration"
@@ -39,7 +50,7 @@ START_DUE_SCHEDULES: Final = "start_due_schedules"
 # External events
 CANCEL_EVENT: Final = "cancel"
 
-ORCHESTRATOR_OF_KIND: Final = {"files": MIGRATE_FILES}
+ORCHESTRATOR_OF_KIND: Final = {"files": MIGRATE_FILES, "mltable": MIGRATE_MLTABLES}
 
 
 def run_id(kind: str, job: str, slot: str) -> str:

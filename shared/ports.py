@@ -75,7 +75,7 @@ class OpenItem(Protocol):
     def facts(self) -> Mapping[str, str | int | None] | None:
         """What reading it showed that belongs into the manifest beside the listing's facts; known after ``finish``."""
 
-    async def read(self, size_bytes: int) -> bytes:
+    async def read(self, size_bytes: int) -> bytes | bytearray:
         """The next block, shorter only at the end; raises SourceChanged if the item was changed meanwhile."""
 
     async def finish(self) -> None:
@@ -395,6 +395,7 @@ class BlobDatastore:
     name: str
     account: str
     container: str
+    endpoint: str = "core.windows.net"
 
 
 class AssetRegistry(Protocol):

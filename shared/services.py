@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from shared.clients.run_store import ObjectRunStore
     from shared.engine.admission import IsAlive
     from shared.engine.files_run import FilesRun
+    from shared.engine.mltables.run import AssetRecords, MltableRun
     from shared.engine.run_records import RunRecords
     from shared.engine.sources import JoinedTree
     from shared.model.job import BlobSource, FilesJob, LakeTarget, SharePointSource
+    from shared.model.mltable_job import MltableJob
     from shared.ports import SourceTree
 
 _RUNS_KEPT = 8
@@ -37,6 +39,7 @@ class Services:
         self._fabrics: dict[str, Fabric] = {}
         self._graphs: dict[str, Graph] = {}
         self._accounts: dict[tuple[str, str], BlobAccount] = {}
+        self.mltable_clients: dict[tuple[str, ...], Any] = {}
         self._runs: OrderedDict[tuple[str, int], FilesRun] = OrderedDict()
 
     @cached_property
@@ -70,6 +73,23 @@ class Services:
             raise Configuration(f"the credential {name!r} is not configured; add the setting {setting}",
                                 subject="credential")  # fmt: skip
         return parse_credential(setting, value)
+
+    def workspace_credential(self, name: str, tenant_id: str | None) -> dict[str, str]:
+        """The fields of a credential for a workspace of a tenant. Raises Configuration, subject the field at fault."""
+        from shared.clients.credentials import ACCOUNT_KINDS
+
+        fields = self.credential_fields(name)
+        if fields["kind"] in ACCOUNT_KINDS:
+            raise Configuration(f"the credential {name!r} is of kind {fields['kind']}, which opens no workspace",
+                                subject="credential")  # fmt: skip
+        if tenant_id and fields.get("tenant_id", tenant_id).lower() != tenant_id.lower():
+            raise Configuration(
+                f"is not the tenant of the credential {name!r} (got {tenant_id!r})", code="wrong_tenant",
+                subject="tenant_id",
+            )  # fmt: skip
+        if tenant_id and fields["kind"] in ("cli", "workload_identity"):
+            return {**fields, "tenant_id": tenant_id}
+        return fields
 
     def tokens(self, credential: str, scope: str) -> "TokenSource":
         from shared.clients.credentials import TokenSource, build_credential
@@ -235,9 +255,27 @@ class Services:
         return await claim(self.store, job, run, self.clock().isoformat(), is_alive)
 
     def records(self, run: str) -> "RunRecords":
+        from shared.engine.mltables.run import AssetRecords
         from shared.engine.run_records import RunRecords
 
-        return RunRecords(self.store, run)
+        return (AssetRecords if run.startswith("mltable-") else RunRecords)(self.store, run)
+
+    def asset_records(self, run: str) -> "AssetRecords":
+        from shared.engine.mltables.run import AssetRecords
+
+        return AssetRecords(self.store, run)
+
+    async def prepare_mltables(self, run: str) -> "MltableJob":
+        """See :func:`shared.mltable_services.prepare`."""
+        from shared.mltable_services import prepare
+
+        return await prepare(self, run)
+
+    async def mltable_run(self, run: str) -> "MltableRun":
+        """An MLTable migration as its activities need it. Raises LookupError where nothing was prepared."""
+        from shared.mltable_services import open_run
+
+        return await open_run(self, run)
 
     async def files_run(self, run: str, round_number: int) -> "FilesRun":
         """The run as its activities need it; kept between them, since one worker serves many batches of a run."""
@@ -246,13 +284,13 @@ class Services:
             self._runs.move_to_end(key)
             return self._runs[key]
         from shared.engine.files_run import FilesRun
-        from shared.model.job import parse_job
+        from shared.model.job import parse_files_job
 
         records = self.records(run)
         document, prepared = await records.load("run.json"), await records.load("prepared.json")
         if document is None or prepared is None:
             raise LookupError(f"the run store holds no run {run}")
-        job = parse_job(document["spec"])
+        job = parse_files_job(document["spec"])
         made = FilesRun(
             job=job,
             records=records,

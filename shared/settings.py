@@ -1,5 +1,6 @@
 """The environment, read once. ``docs/settings.md`` explains each setting beside ``local.settings.sample.json``."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ class Settings:
         graph_url: GRAPH_URL. Scheme and host of Microsoft Graph.
         graph_scope: GRAPH_SCOPE. Scope of its tokens.
         graph_units_per_minute: GRAPH_UNITS_PER_MINUTE. Resource units that a worker spends at most; None to learn it.
+        azureml_url: AZUREML_URL. Where Azure ML is; empty for its own address.
+        azureml_storage_urls: AZUREML_STORAGE_URLS. Storage accounts whose blobs are at another address than their own.
         ca_bundle: CA_BUNDLE. A PEM file to trust in place of the system's.
         folder_source_roots: FOLDER_SOURCE_ROOTS. Folders below which a folder source may lie, separated by ``;``.
         blob_source_hosts: BLOB_SOURCE_HOSTS. Hosts that a blob source's account may have, separated by commas.
@@ -49,6 +52,8 @@ class Settings:
     graph_url: str = "https://graph.microsoft.com"
     graph_scope: str = "https://graph.microsoft.com/.default"
     graph_units_per_minute: int | None = None
+    azureml_url: str = ""
+    azureml_storage_urls: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: str | None = None
     folder_source_roots: tuple[str, ...] = ()
     blob_source_hosts: tuple[str, ...] = (
@@ -115,6 +120,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         graph_units_per_minute=(
             int(number("GRAPH_UNITS_PER_MINUTE", 1250, 60, 1_000_000)) if text("GRAPH_UNITS_PER_MINUTE") else None
         ),
+        azureml_url=text("AZUREML_URL").rstrip("/"),
+        azureml_storage_urls=_storage_urls(text("AZUREML_STORAGE_URLS")),
         ca_bundle=bundle,
         folder_source_roots=tuple(root.strip() for root in text("FOLDER_SOURCE_ROOTS").split(";") if root.strip()),
         blob_source_hosts=check_host_patterns(
@@ -132,3 +139,19 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         verify_sample_items=int(number("VERIFY_SAMPLE_ITEMS", 100, 1, 1_000_000)),
         base=Path(__file__).resolve().parent.parent,
     )
+
+
+def _storage_urls(text: str) -> dict[str, str]:
+    """Account -> URL. Raises Configuration."""
+    try:
+        given = json.loads(text or "{}")
+    except ValueError:
+        given = None
+    if not isinstance(given, dict) or not all(
+        isinstance(url, str) and url.startswith(("https://", "http://127.0.0.1")) for url in given.values()
+    ):
+        raise Configuration(
+            'AZUREML_STORAGE_URLS must be a JSON object of accounts and URLs, such as {"account": "https://..."}',
+            subject="AZUREML_STORAGE_URLS",
+        )
+    return {str(name): url.rstrip("/") for name, url in given.items()}

@@ -18,9 +18,9 @@ from triggers.status import FINISHED, STATUSES, links, status_document
 _RUN = re.compile(r"[a-z]{1,10}-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,6})?")
 _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": "text/markdown; charset=utf-8",
             "summary": "application/json",
-            "html": "text/html; charset=utf-8"}  # fmt: skip
+            "html": "text/html; charset=utf-8", "signoff": "text/html; charset=utf-8"}  # fmt: skip
 _POLL_S = 10
-_ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned")
+_ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned", "success", "missing")
 # One answer reads at most so many pages of records, whatever it finds on them.
 _PAGES_READ = 10
 

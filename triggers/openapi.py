@@ -4,14 +4,21 @@ from typing import Any
 
 from shared import VERSION
 from shared.model.job import FilesJob
+from shared.model.mltable_job import MltableJob
 from triggers.status import STATUSES
 
 
 def document(server: str) -> dict[str, Any]:
     """OpenAPI 3.1 of every route."""
-    schema = FilesJob.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas = schema.pop("$defs", {})
-    schemas |= {"FilesJob": schema, "Error": _ERROR, "Status": _STATUS}
+    schemas: dict[str, Any] = {}
+    for job in (FilesJob, MltableJob):
+        schema = job.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**schema.pop("$defs", {}), job.__name__: schema}
+    schemas |= {
+        "Job": {"oneOf": [_schema_of("FilesJob"), _schema_of("MltableJob")]},
+        "Error": _ERROR,
+        "Status": _STATUS,
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "OneLake migration", "version": VERSION},
@@ -61,6 +68,10 @@ _STATUS = {
 }
 
 
+def _schema_of(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
 def _ref(name: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
@@ -88,7 +99,7 @@ def _parameter(name: str, where: str, kind: str = "string", values: list[str] | 
 def _paths() -> dict[str, Any]:
     run, schedule = _parameter("id", "path"), _parameter("name", "path")
     top, continuation = _parameter("top", "query", "integer"), _parameter("continuation", "query")
-    spec = {"required": True, "content": _ref("FilesJob")}
+    spec = {"required": True, "content": _ref("Job")}
     paths: dict[str, Any] = {
         "/migrations": {
             "post": {"summary": "Start a migration", "requestBody": spec, "responses": _answers(202, 400, 409)},
@@ -111,7 +122,9 @@ def _paths() -> dict[str, Any]:
         "/migrations/{id}/manifest": {
             "get": {
                 "summary": "The manifest",
-                "parameters": [run, _parameter("format", "query", values=["json", "summary", "csv", "md", "html"])],
+                "parameters": [
+                    run, _parameter("format", "query", values=["json", "summary", "csv", "md", "html", "signoff"])
+                ],
                 "responses": _answers(200, 400, 404, 409, body=None),
             }
         },

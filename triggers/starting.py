@@ -10,7 +10,8 @@ from azure.durable_functions.models.DurableOrchestrationStatus import DurableOrc
 
 from shared import names
 from shared.errors import Configuration, JobBusy, MigrationError, SourceMissing
-from shared.model.job import BlobSource, FolderSource, Job, SharePointSource, SpecError
+from shared.model.job import BlobSource, FilesJob, FolderSource, Job, SharePointSource, SpecError
+from shared.model.mltable_job import MltableJob
 from shared.model.steps import Counts, MigrateFilesInput
 from shared.services import Services
 
@@ -155,6 +156,9 @@ async def check_surroundings(services: Services, job: Job) -> list[str | None]:
     Raises:
         SpecError: naming the field.
     """
+    if isinstance(job, MltableJob):
+        _check_workspaces(services, job)
+        return []
     source_paths: list[str | None] = []
     for number, (source, _) in enumerate(job.places()):
         try:
@@ -186,7 +190,7 @@ async def check_surroundings(services: Services, job: Job) -> list[str | None]:
 
 
 async def _check_source(
-    services: Services, job: Job, source: FolderSource | SharePointSource | BlobSource
+    services: Services, job: FilesJob, source: FolderSource | SharePointSource | BlobSource
 ) -> str | None:
     """The real path of a folder; for others, that the spec cannot be at fault.
 
@@ -211,6 +215,18 @@ async def _check_source(
     except (MigrationError, TimeoutError):
         return None
     return None
+
+
+def _check_workspaces(services: Services, job: MltableJob) -> None:
+    """That both credentials are configured, are no keys, and are of the workspaces' tenants."""
+    for side, config, credential in (
+        ("source", job.config.source_workspace_config, job.source_credential),
+        ("target", job.config.target_workspace_config, job.target_credential),
+    ):
+        try:
+            services.workspace_credential(credential, config.tenant_id)
+        except Configuration as error:
+            raise _spec_error(f"config.{side}_workspace_config.{error.subject}", error.detail, error.code) from None
 
 
 def _spec_error(path: str, message: str, code: str) -> SpecError:

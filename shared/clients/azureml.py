@@ -4,6 +4,7 @@ Facts: docs/protocols/azureml.md. The package is imported by the first call, sin
 """
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -86,12 +87,13 @@ class AzureMLRegistry:
         container = getattr(found, "container_name", None)
         if str(found.type).lower().replace("_", "") not in ("azureblob", "datastoretype.azureblob") or not container:
             raise Configuration(
-                f"the default datastore of the {self._side} workspace is {found.name!r} of type {found.type}; only blob "
-                "containers are supported",
+                f"the default datastore of the {self._side} workspace is {found.name!r} of type {found.type}; only "
+                "blob containers are supported",
                 code="datastore_unsupported",
                 subject=f"{self._side}_workspace_config",
             )
-        return BlobDatastore(str(found.name), str(found.account_name), str(container))
+        endpoint = str(getattr(found, "endpoint", "") or "core.windows.net")
+        return BlobDatastore(str(found.name), str(found.account_name), str(container), endpoint)
 
     async def containers(self) -> list[DataContainer]:
         def ask(client: Any) -> list[DataContainer]:
@@ -191,6 +193,8 @@ class AzureMLRegistry:
     def _connect(self, loop: asyncio.AbstractEventLoop) -> Any:
         from azure.ai.ml import MLClient
 
+        # Twenty lines a request, at a level that the app logs at.
+        logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
         before = os.environ.get(_ENDPOINT_VARIABLE)
         if self._url:
             os.environ[_ENDPOINT_VARIABLE] = self._url
@@ -208,7 +212,7 @@ class AzureMLRegistry:
         # Before a registration the SDK would read the MLTable file once more, with the account's key, at the public
         # address of the account: a permission that is not needed otherwise, and 84 seconds where that address does not
         # answer. The file was read and judged here, and what the SDK takes from it (referencedUris) is given along.
-        client.data._datastore_operation = _NoDatastores()
+        client.data._datastore_operation = _NoDatastores()  # type: ignore[assignment]
         return client
 
 
@@ -284,7 +288,7 @@ def _views() -> dict[bool, Any]:
 
 
 def _version(one: Any) -> DataVersion:
-    created = getattr(one.creation_context, "created_at", None)
+    created: Any = getattr(one.creation_context, "created_at", None)
     return DataVersion(
         name=str(one.name),
         version=str(one.version),

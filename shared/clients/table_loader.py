@@ -49,7 +49,7 @@ class SubprocessTableLoader:
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
             try:
-                loaded: LoadedTable = json.loads(answer.read_bytes())
+                loaded: LoadedTable = json.loads(await asyncio.to_thread(answer.read_bytes))
             except (OSError, ValueError):
                 return _failed(_ending(status, memory_bytes))
             return loaded

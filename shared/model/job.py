@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -20,25 +18,17 @@ from pydantic import (
 )
 
 from shared.errors import Configuration
+from shared.model.mltable_job import MltableJob
+from shared.model.spec import ByteSize, CredentialName, JobName, Spec
 from shared.policy.account_url import check_container_name
 from shared.policy.globs import Globs
 from shared.policy.ncrontab import parse as parse_ncrontab
 from shared.policy.paths import check_target_path, sort_key, unmappable_reason
-from shared.policy.quantities import parse_bytes, parse_bytes_per_s
+from shared.policy.quantities import parse_bytes_per_s
 
 MAX_SPEC_BYTES = 1024 * 1024
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-class Spec(BaseModel):
-    """Base of all specs: an unknown field is an error, since it is most often a misspelt one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, str_max_length=4096)
-
-
-def _bytes(value: Any) -> Any:
-    return parse_bytes(value) if isinstance(value, str) else value
 
 
 def _bytes_per_s(value: Any) -> Any:
@@ -51,10 +41,7 @@ def _glob(pattern: str) -> str:
 
 
 Glob = Annotated[str, AfterValidator(_glob)]
-ByteSize = Annotated[int, BeforeValidator(_bytes)]
 BytesPerSecond = Annotated[int, BeforeValidator(_bytes_per_s)]
-JobName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", description="names the job and its ledger")]
-CredentialName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 
 
 class FolderSource(Spec):
@@ -260,10 +247,10 @@ class FilesJob(Spec):
         return f"sources[{self.sources.index(self.places()[number][0])}]"  # type: ignore[arg-type]
 
 
-Job = FilesJob
-KINDS = ("files",)
+Job = FilesJob | MltableJob
+KINDS = ("files", "mltable")
 
-_JOB: TypeAdapter[Job] = TypeAdapter(FilesJob)
+_JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
 class SpecError(ValueError):
@@ -299,6 +286,14 @@ def parse_job(document: Any) -> Job:
         raise SpecError(f"{details[0]['path']}: {details[0]['message']}", details) from None
 
 
+def parse_files_job(document: Any) -> FilesJob:
+    """The same for what can only be one of files. Raises SpecError."""
+    job = parse_job(document)
+    if not isinstance(job, FilesJob):
+        raise TypeError(f"a job of kind {job.kind} where one of files belongs")
+    return job
+
+
 def is_guid(text: str) -> bool:
     """Whether a workspace or lakehouse is given by its GUID, so that no name has to be resolved."""
     return _GUID.fullmatch(text) is not None
@@ -306,7 +301,8 @@ def is_guid(text: str) -> bool:
 
 def _path(error: Any) -> str:
     path, before = "", ""
-    for depth, part in enumerate(error["loc"]):
+    # The first part is the branch of the union that the kind chose.
+    for depth, part in enumerate(error["loc"][1:]):
         if isinstance(part, int):
             path += f"[{part}]"
         elif part in SOURCE_TYPES and before in ("source", "sources"):

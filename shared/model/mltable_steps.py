@@ -45,7 +45,7 @@ class AssetRecord(TypedDict, total=False):
     wish: str
     skipped_existing: bool
     reason: str | None
-    step: str
+    step: str | None
     error_code: str | None
     error_detail: str | None
     checks: dict[str, str]
@@ -158,6 +158,8 @@ class MltableReportRequest(TypedDict):
     ended_at: str
 
 
-def outcome(next_step: Step, counts: Counts, *, parts: int = 0, parallel: int = 1, cancelled: bool = False) -> Any:
-    """A StepOutcome."""
+def outcome(
+    next_step: Step, counts: Counts, *, parts: int = 0, parallel: int = 1, cancelled: bool = False
+) -> StepOutcome:
+    """What an activity about one version returns."""
     return {"next": next_step, "parts": parts, "parallel": parallel, "counts": counts, "cancelled": cancelled}

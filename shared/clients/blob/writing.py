@@ -136,7 +136,7 @@ class DelegatedAccess(TokenAccess):
             return await super().for_copy(container, name)
         from azure.storage.blob import BlobSasPermissions, UserDelegationKey, generate_blob_sas
 
-        key = UserDelegationKey()
+        key = UserDelegationKey()  # type: ignore[no-untyped-call]
         for field, value in self._key.items():
             setattr(key, field, value)
         return {}, generate_blob_sas(

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
 
 from shared.engine.mltables.run import MltableRun
 from shared.errors import (
-    Authentication,
     IntegrityMismatch,
     ItemError,
     MigrationError,
@@ -92,10 +92,13 @@ async def copy_file(run: MltableRun, root: str, file: AssetFile, options: Option
     only_over: str | None = None
     if file["there"] is not None:
         # From the plan: this asset's own folder, or one with nothing else in it.
+        size, md5, etag = file["there"]
+        if size == file["size_bytes"] and md5 and md5 == file["md5"]:
+            return {"path": file["path"], "size_bytes": size, "md5": md5, "etag": etag, "how": "present"}
         same = await _same_there(source, target, file, name)
         if same is not None:
             return same
-        only_over = file["there"][2]
+        only_over = etag
     try:
         return await _write(source, target, file, name, only_over, options)
     except TargetConflict:
@@ -127,9 +130,7 @@ async def check_files(run: MltableRun, group: int, version: int) -> dict[str, An
     moved = [one for one in copied if one["how"] != "present"]
     checks = {
         "file_count": _verdict(len(found) == len(files), options.checks.file_count),
-        "total_bytes": _verdict(
-            sum(sizes) == sum(file["size_bytes"] for file in files), options.checks.total_bytes
-        ),
+        "total_bytes": _verdict(sum(sizes) == sum(file["size_bytes"] for file in files), options.checks.total_bytes),
         "hash_sample": _verdict(not mismatches, options.checks.hash_sample) if sample else "skipped",
     }
     warnings = list(document["record"]["warnings"])
@@ -201,8 +202,6 @@ async def _same_there(source: AssetBlobs, target: AssetBlobs, file: AssetFile, n
     stored = str(facts.get("content_md5") or "")
     there = ""
     if stored:
-        from base64 import b64decode
-
         there = b64decode(stored).hex()
     if not there or not file["md5"]:
         there = await hash_of(target, name, found.ref)
@@ -249,8 +248,6 @@ async def _compare_hashes(run: MltableRun, root: str, sample: list[AssetFile]) -
             except NotFound:
                 mismatches.append(file["path"])
                 return
-            except (TransientError, Authentication):
-                raise
             except ItemError:
                 unread.append(file["path"])
                 return

@@ -1,4 +1,4 @@
-"""Decide what to do about one version, before anything is written: its blueprint, its files, its folder at the target."""
+"""Decide what to do about one version before anything is written: its blueprint, its files, its folder."""
 
 import json
 from base64 import b64decode
@@ -54,8 +54,10 @@ async def plan_version(run: MltableRun, group: int, version: int) -> Settled | d
     record = start_record(run, wish)
     source = await run.source.registry.get(wish["name"], wish["version"])
     if source is None:
-        return Settled({**record, "status": "missing", "step": "plan", "error_code": "asset_missing",
-                        "error_detail": "the source has no such version of it", "migrated_on_utc": run.now()})  # fmt: skip
+        return Settled({
+            **record, "status": "missing", "step": "plan", "error_code": "asset_missing",
+            "error_detail": "the source has no such version of it", "migrated_on_utc": run.now(),
+        })  # fmt: skip
     record |= {"original_asset_id": source.id, "source_uri": source.uri}
     done = await _done_in_batch(run, source)
     if done is not None:
@@ -93,7 +95,7 @@ async def plan_version(run: MltableRun, group: int, version: int) -> Settled | d
     document = {
         "record": record, "source": _as_document(source), "home_root": home.root, "root": root,
         "source_text": blueprint.text, "target_text": text, "parts": len(parts), "spec": wish["spec"],
-        "is_registered": registered is not None, "blueprint_there": existing.get(BLUEPRINT), "started_at": run.clock().isoformat(),
+        "is_registered": registered is not None, "started_at": run.clock().isoformat(),
     }  # fmt: skip
     await run.records.save(run.records.version_key(group, version), document)
     return document
@@ -195,7 +197,7 @@ def _join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _identity(record: AssetRecord) -> dict[str, Any]:
+def _identity(record: AssetRecord) -> Any:
     names = ("asset_name", "requested_version", "path", "source_version", "wish", "migration_batch_id")
     return {name: record[name] for name in names}  # type: ignore[literal-required]
 
@@ -288,9 +290,7 @@ async def _choose_folder(
     prefix = asset.destination_prefix or options.destination_prefix
     first = await run.target.registry.get(source.name, source.version)
     wanted = {file["path"]: file for file in files}
-    for number, name in enumerate(
-        candidates(source.version, options.collision_suffix_pattern, options.collision_max)
-    ):
+    for number, name in enumerate(candidates(source.version, options.collision_suffix_pattern, options.collision_max)):
         root = _join(prefix, asset.destination_subpath or source.name, name)
         uri = long_uri(run.target.config.workspace, run.target.datastore.name, root)
         if number == 0 and first is not None and not is_same_uri(first.uri, uri, run.target.config.workspace):
@@ -401,4 +401,3 @@ def _parts(files: list[AssetFile]) -> list[list[AssetFile]]:
         parts[-1].append(file)
         size += file["size_bytes"]
     return parts
-

@@ -138,7 +138,12 @@ async def _register(run: MltableRun, document: dict[str, Any], options: Options)
                 final=name, on_utc=run.now(),
             )  # fmt: skip
             wanted = DataVersion(
-                source["name"], name, uri, source["type"], source["description"], {**source["tags"], **tags},
+                source["name"],
+                name,
+                uri,
+                source["type"],
+                source["description"],
+                {**source["tags"], **tags},
                 source["properties"],
             )
             try:

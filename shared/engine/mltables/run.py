@@ -120,7 +120,7 @@ class AssetRecords(RunRecords):
 
     async def record(self, group: int, version: int) -> AssetRecord | None:
         found: Any = await self.load(self.version_key(group, version, "records"))
-        return found
+        return found  # type: ignore[no-any-return]
 
     async def put_record(self, group: int, version: int, record: AssetRecord) -> None:
         await self.save(self.version_key(group, version, "records"), dict(record))
@@ -136,10 +136,13 @@ class AssetRecords(RunRecords):
         for number, plan in await self.groups():
             page = page_name(number, 1)
             if after is None or number > int(after.removeprefix("p")):
-                yield page, [
-                    await self.record(number, version) or not_reached(wish)
-                    for version, wish in enumerate(plan["versions"])
-                ]
+                yield (
+                    page,
+                    [
+                        await self.record(number, version) or not_reached(wish)
+                        for version, wish in enumerate(plan["versions"])
+                    ],
+                )
 
 
 def empty_record(wish: dict[str, Any], status: str) -> AssetRecord:
@@ -153,7 +156,7 @@ def empty_record(wish: dict[str, Any], status: str) -> AssetRecord:
         "target_uri": None, "blueprint_changed": False, "blueprint_diff": "", "files_copied": 0,
         "files_by_service": 0, "bytes_copied": 0, "duration_s": 0.0, "rows": None,
         "archived": bool(wish.get("archived")), "rolled_back": False,
-    }  # type: ignore[typeddict-item]  # fmt: skip
+    }  # fmt: skip
 
 
 def not_reached(wish: dict[str, Any]) -> AssetRecord:

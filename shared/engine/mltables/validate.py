@@ -13,11 +13,13 @@ from shared.engine.mltables.run import MltableRun, Side
 from shared.errors import ItemError
 from shared.model.mltable_job import Validation
 from shared.model.mltable_steps import AssetFile
-from shared.policy.blueprint import CARRIED_FOLDER, Blueprint, carried_path, covers, local_text, locate, parse_blueprint
+from shared.policy.blueprint import Blueprint, carried_path, covers, local_text, locate, parse_blueprint
 from shared.ports import AssetBlobs, LoadedTable
 
-_FIRST_FILES = 2
-_MOST_FILES = 200
+# Fetched at once where they are small, since loading costs more than fetching a little more.
+_FIRST_FILES = 32
+_FIRST_BYTES = 16 * 1024 * 1024
+_MOST_FILES = 512
 _READ_BYTES = 4 * 1024 * 1024
 
 
@@ -107,9 +109,8 @@ async def _load_both(
     wanted: Validation,
 ) -> tuple[LoadedTable, LoadedTable, int]:
     """The target's table and the source's, with more files until the head is full, nothing is left, or enough is."""
-    count = min(_FIRST_FILES, len(files))
+    count = len(_within(files[:_FIRST_FILES], _FIRST_BYTES))
     with tempfile.TemporaryDirectory(prefix="mltable-") as folder:
-        # One after the other in folders of one length, so that a path column reads the same.
         mine, theirs = Path(folder, "target"), Path(folder, "source")
         fetched = 0
         while True:
@@ -119,22 +120,21 @@ async def _load_both(
             names = [file["path"] for file in chosen]
             text = local_text(blueprint, relatives, names)
             assert text is not None
-            results = []
-            for place in (mine, theirs):
-                Path(place, "MLTable").write_text(text, encoding="utf-8")
-                results.append(
-                    await run.loader.load(
-                        str(place), head_rows=wanted.head_rows, count_rows=wanted.count_rows,
-                        timeout_s=wanted.timeout_s, memory_bytes=wanted.memory,
-                    )
-                )  # fmt: skip
-            loaded, before = results
+            loaded, before = await asyncio.gather(*(_load(run, place, text, wanted) for place in (mine, theirs)))
             is_full = loaded["rows"] >= max(wanted.head_rows, wanted.count_rows)
             if loaded["error"] or before["error"] or is_full or count >= min(len(files), _MOST_FILES):
                 return loaded, before, fetched
             if len(chosen) < count:
                 return loaded, before, fetched
             count = min(count * 4, len(files), _MOST_FILES)
+
+
+async def _load(run: MltableRun, folder: Path, text: str, wanted: Validation) -> LoadedTable:
+    await asyncio.to_thread(Path(folder, "MLTable").write_text, text, encoding="utf-8")
+    return await run.loader.load(
+        str(folder), head_rows=wanted.head_rows, count_rows=wanted.count_rows, timeout_s=wanted.timeout_s,
+        memory_bytes=wanted.memory,
+    )  # fmt: skip
 
 
 def _within(files: list[AssetFile], most_bytes: int) -> list[AssetFile]:
@@ -150,8 +150,6 @@ def _within(files: list[AssetFile], most_bytes: int) -> list[AssetFile]:
 
 
 async def _fetch(run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path) -> None:
-    mine.mkdir(exist_ok=True)
-    theirs.mkdir(exist_ok=True)
     for file in files:
         await _download(run.target.container, f"{root}/{file['path']}", "", _below(mine, file["path"]))
         await _download(_blobs(run.source, file), file["name"], file["ref"], _below(theirs, file["path"]))
@@ -196,6 +194,3 @@ def _difference(before: LoadedTable, after: LoadedTable, *, is_random: bool) -> 
     if before["head_digest"] != after["head_digest"]:
         return "the values of the first rows"
     return "" if before["sample_digest"] == after["sample_digest"] else "the values of later rows"
-
-
-__all__ = ["CARRIED_FOLDER", "ValidationFailed", "validate_version"]
