@@ -40,11 +40,12 @@ async def run(services: Services, request: ManifestRequest) -> dict[str, int]:
 
 async def _dry_run(services: Services, job: FilesJob, run: str) -> DryRun:
     places = tuple(Place(sub, source.type) for source, sub in job.places())
-    types = {place.type for place in places}
+    records = services.records(run)
+    read = [await records.load(f"source-{number}/state.json") or {} for number in range(len(places))]
     return DryRun(
         places=places,
-        changes_only=job.mode == "incremental" and "sharepoint" in types,
+        changes_only=not all(state.get("is_fresh", True) for state in read),
         units_per_minute=services.settings.graph_units_per_minute,
         bandwidth=job.limits.bandwidth,
-        measured=await measured_rate(services.store, job.name, types, without=run),
+        measured=await measured_rate(services.store, job.name, {place.type for place in places}, without=run),
     )
