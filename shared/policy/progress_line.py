@@ -28,6 +28,10 @@ def progress_line(document: Mapping[str, Any], *, is_unicode: bool = True) -> st
     filled = int((share or 0.0) * _BAR_CELLS)
     full, empty = ("█", "░") if is_unicode else ("#", ".")
     parts = [f"{document['status']:<13}{full * filled}{empty * (_BAR_CELLS - filled)}"]
+    if share is None and not planned and progress.get("listed"):
+        # A source that does not list itself in order is read to its end before the first item is planned.
+        parts.append(f"{progress['listed']:,} items listed so far")
+        return "  ".join([*parts, *_load(document)])
     if share is None:
         # The end of the source is not in sight, so a share would be a share of nobody knows what.
         parts.append(f"{done:,} items of {planned:,} found so far")
@@ -39,15 +43,18 @@ def progress_line(document: Mapping[str, Any], *, is_unicode: bool = True) -> st
         parts.append(f"{progress['items_per_s']:,.0f}/s  {show_bytes(progress['bytes_per_s'])}/s")
         if progress["eta_s"] is not None and document["status"] == "transferring":
             parts.append(f"{show_duration(progress['eta_s'])} left")
+    if progress.get("renamed"):
+        parts.append(f"{progress['renamed']:,} renamed")
     if progress["failed"]:
         parts.append(f"{progress['failed']:,} failed")
-    return "  ".join(parts)
+    return "  ".join([*parts, *_load(document)])
 
 
 def settled_items(document: Mapping[str, Any]) -> int:
     """Items that are done with, whatever became of them."""
     progress = document["progress"]
-    return int(progress["uploaded"] + progress["skipped"] + progress.get("deleted", 0) + progress["failed"])
+    settled = ("uploaded", "skipped", "renamed", "deleted", "failed")
+    return sum(int(progress.get(name, 0)) for name in settled)
 
 
 class LiveLine:
@@ -85,6 +92,14 @@ class LiveLine:
         if self._is_open:
             self._write("\n")
         self._is_open = False
+
+
+def _load(document: Mapping[str, Any]) -> list[str]:
+    """How much of what SharePoint allows is in use, while a run reads from it and the limit is known."""
+    load = document.get("source_load")
+    if not load or load["share"] is None or document["ended_at"] is not None:
+        return []
+    return [f"{load['share'] * 100:.0f} % of {load['ceiling']:,} units/min"]
 
 
 def _share(done: int, planned: int) -> float:

@@ -137,3 +137,18 @@ def test_watching_outlives_an_app_that_is_away_for_a_while() -> None:
         answer = run_migrate(url, "watch", RUNNING["id"])  # type: ignore[arg-type]
     assert answer.returncode == 0, answer.stderr
     assert next(answers, "none left") == "none left"
+
+
+def test_the_status_of_a_run_that_reads_from_sharepoint() -> None:
+    moved = {**RUNNING["progress"], "renamed": 3, "deleted": 1}  # type: ignore[dict-item]
+    loads = (
+        ({"units": 2375, "ceiling": 2500, "share": 0.95}, "2,375 resource units in the last minute, 95 % of the 2,500"),
+        ({"units": 12, "ceiling": None, "share": None}, "12 resource units in the last minute\n"),
+    )
+    for load, shown in loads:
+        document = {**RUNNING, "progress": moved, "source_load": load, "started_at": "now", "updated_at": "now"}
+        with answering(plain(200, json.dumps(document).encode())) as url:
+            answer = run_migrate(url, "status", "files-a-1")
+        assert answer.returncode == 0, answer.stderr
+        assert "1 uploaded, 3 renamed, 1 deleted" in answer.stdout
+        assert shown in answer.stdout

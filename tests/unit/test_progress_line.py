@@ -15,7 +15,9 @@ def document(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     status = changes.pop("status", "transferring")
     ended_at = changes.pop("ended_at", None)
-    return {"id": "files-a-1", "status": status, "ended_at": ended_at, "progress": {**progress, **changes}}
+    load = changes.pop("source_load", None)
+    return {"id": "files-a-1", "status": status, "ended_at": ended_at, "source_load": load,
+            "progress": {**progress, **changes}}  # fmt: skip
 
 
 def test_a_run_under_way() -> None:
@@ -41,6 +43,43 @@ def test_failures_are_named_and_count_as_settled() -> None:
     shown = document(failed=3, deleted=1)
     assert progress_line(shown).endswith("3 failed")
     assert settled_items(shown) == 1004
+
+
+def test_renames_are_told_and_count_as_settled() -> None:
+    shown = document(renamed=60, uploaded=2, skipped=0, planned=62)
+    assert "100 %" in progress_line(shown)
+    assert progress_line(shown).endswith("60 renamed")
+    assert settled_items(shown) == 62
+
+
+def test_a_status_of_before_there_were_renames() -> None:
+    shown = document()
+    assert "renamed" not in shown["progress"]
+    assert settled_items(shown) == 1000
+
+
+def test_a_source_that_is_read_before_it_is_planned() -> None:
+    shown = document(status="planning", planned=0, planning_done=False, uploaded=0, skipped=0, listed=12_345)
+    assert progress_line(shown).endswith("░  12,345 items listed so far")
+    assert "12,345" not in progress_line(document(listed=12_345)), "the plan has more to say once it has begun"
+
+
+LOAD = {"units": 2375, "ceiling": 2500, "share": 0.95}
+
+
+def test_what_the_source_allows() -> None:
+    assert progress_line(document(source_load=LOAD)).endswith("95 % of 2,500 units/min")
+    reading = document(status="planning", planned=0, planning_done=False, listed=5, source_load=LOAD)
+    assert progress_line(reading).endswith("5 items listed so far  95 % of 2,500 units/min")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"source_load": None}, {"source_load": {"units": 9, "ceiling": None, "share": None}},
+     {"source_load": LOAD, "status": "completed", "ended_at": "2026-11-21T02:00:00Z"}],
+)  # fmt: skip
+def test_no_share_of_a_limit_that_nobody_told_or_that_is_over(changes: dict[str, Any]) -> None:
+    assert "units" not in progress_line(document(**changes))
 
 
 def test_an_ended_run_has_no_rate() -> None:

@@ -23,6 +23,7 @@ from tools.migrate.spec_file import BadSpecFile, read_spec
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _FINISHED: Final = frozenset({"completed", "completed_with_failures", "failed", "cancelled"})
+_OUTCOMES: Final = ("uploaded", "skipped", "renamed", "deleted", "failed")
 _STATUS_FIELDS: Final = ("id", "status", "progress", "links")
 # A run of a short job is seen moving; one of many hours is asked twice a second, which costs the app little.
 _POLL_S: Final = 0.5
@@ -102,8 +103,8 @@ def _status(api: Api, arguments: argparse.Namespace) -> int:
         ("Updated", document["updated_at"]),
         ("Ended", document["ended_at"] or ""),
         ("Progress", progress_line(document, is_unicode=_is_unicode()).removeprefix(document["status"]).strip()),
-        ("Items", ", ".join(f"{progress[name]:,} {name}" for name in ("uploaded", "skipped", "deleted", "failed")
-                            if progress.get(name))),
+        ("Items", ", ".join(f"{progress[name]:,} {name}" for name in _OUTCOMES if progress.get(name))),
+        ("Source", _source_load(document)),
         ("Verification", _verification(document)),
         ("Error", _error(document)),
         ("Manifest", document["links"]["manifest"] if document["status"] in _FINISHED else ""),
@@ -258,6 +259,16 @@ def _precheck(api: Api, run: str) -> list[str]:
         # The run has ended, whatever else can be told of it.
         return []
     return precheck_lines(summary["precheck"]) if summary.get("precheck") else []
+
+
+def _source_load(document: dict[str, Any]) -> str:
+    load = document.get("source_load")
+    if not load:
+        return ""
+    spent = f"{load['units']:,} resource units in the last minute"
+    if load["share"] is None:
+        return spent
+    return f"{spent}, {load['share'] * 100:.0f} % of the {load['ceiling']:,} allowed"
 
 
 def _error(document: dict[str, Any]) -> str:
