@@ -264,13 +264,14 @@ def _invalid(detail: str) -> ItemError:
 
 def _check_keys(node: yaml.Node) -> None:
     """No key twice: which of the two counts would depend on who reads it."""
-    seen: set[int] = set()
+    # Nodes are told apart by identity: an alias is the very node that its anchor marks.
+    seen: set[yaml.Node] = set()
     waiting = [node]
     while waiting:
         current = waiting.pop()
-        if id(current) in seen:
+        if current in seen:
             continue
-        seen.add(id(current))
+        seen.add(current)
         if isinstance(current, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in current.value:
@@ -362,7 +363,7 @@ def _tokens(node: yaml.Node | None) -> Iterator[Token]:
     """Scalars of each ``stream_info`` mapping."""
     if node is None:
         return
-    waiting, seen = [node], {id(node)}
+    waiting, seen = [node], {node}
     while waiting:
         current = waiting.pop()
         children: list[yaml.Node] = []
@@ -377,8 +378,8 @@ def _tokens(node: yaml.Node | None) -> Iterator[Token]:
         elif isinstance(current, yaml.SequenceNode):
             children += current.value
         for child in children:
-            if id(child) not in seen:
-                seen.add(id(child))
+            if child not in seen:
+                seen.add(child)
                 waiting.append(child)
 
 
