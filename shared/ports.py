@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, TypedDict
 
+Block = bytes | bytearray
+"""A piece of content."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
@@ -75,7 +78,7 @@ class OpenItem(Protocol):
     def facts(self) -> Mapping[str, str | int | None] | None:
         """What reading it showed that belongs into the manifest beside the listing's facts; known after ``finish``."""
 
-    async def read(self, size_bytes: int) -> bytes | bytearray:
+    async def read(self, size_bytes: int) -> Block:
         """The next block, shorter only at the end; raises SourceChanged if the item was changed meanwhile."""
 
     async def finish(self) -> None:

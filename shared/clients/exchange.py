@@ -15,6 +15,8 @@ import aiohttp
 import httptools
 from multidict import CIMultiDict
 
+from shared.ports import Block
+
 CONNECT_S = 10.0
 SILENCE_S = 60.0
 _KEPT_S = 60.0
@@ -39,7 +41,7 @@ class Exchanges:
                 connection.abort()
         self._kept.clear()
 
-    async def exchange(self, method: str, url: str, headers: Mapping[str, str], data: bytes) -> Exchanged:
+    async def exchange(self, method: str, url: str, headers: Mapping[str, str], data: Block) -> Exchanged:
         """Send one request, once, and read its whole answer.
 
         Args:
@@ -114,7 +116,7 @@ class _Connection(asyncio.Protocol):
         self.is_open = True
         self.idle_since_s = 0.0
 
-    async def exchange(self, head: bytes, data: bytes, *, is_head: bool) -> Exchanged:
+    async def exchange(self, head: bytes, data: Block, *, is_head: bool) -> Exchanged:
         self._is_head = is_head
         self._waiter = waiter = self._loop.create_future()
         silence = self._loop.call_later(SILENCE_S, self._fail, TimeoutError())
@@ -153,7 +155,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: Block) -> None:
         if self._waiter is None or self._waiter.done():
             # Nobody asked: it would be taken for the answer to the next request.
             self.abort()

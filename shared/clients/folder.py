@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from shared.errors import AccessDenied, ItemError, NotFound, SourceChanged, SourceMissing
 from shared.policy.paths import printable
-from shared.ports import SourceItem, SourcePage
+from shared.ports import Block, SourceItem, SourcePage
 
 # A file up to this size is opened, read, checked and closed in one visit to a thread.
 _WHOLE_BYTES = 8 * 1024 * 1024
@@ -208,18 +208,22 @@ class OpenFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    async def read(self, size_bytes: int) -> bytes:
+    async def read(self, size_bytes: int) -> Block:
         """The next block."""
         if self._checked:
-            block, self._held = self._held[:size_bytes], self._held[size_bytes:]
-            return block
+            held, self._held = self._held[:size_bytes], self._held[size_bytes:]
+            return held
+        # Made here and not in the thread, since what a thread allocates stays with it when it is freed: with as many
+        # threads as read, that is as many blocks again.
+        block = bytearray(size_bytes)
         try:
-            return bytes(await self._tree.in_thread(partial(self._read_fully, size_bytes)))
+            read = await self._tree.in_thread(partial(self._read_into, block))
         except OSError as error:
             raise ItemError(
                 f"the source file cannot be read ({_reason(error)})",
                 code="source_unreadable", subject=printable(self._path),
             ) from None  # fmt: skip
+        return block if read == size_bytes else block[:read]
 
     async def finish(self) -> None:
         """Raises SourceChanged unless size, time and identity are still those of the moment it was opened."""
@@ -249,9 +253,27 @@ class OpenFile:
             left -= len(parts[-1])
         return b"".join(parts)
 
+    def _read_into(self, block: bytearray) -> int:
+        """Fill the block; how many bytes there were."""
+        view, read = memoryview(block), 0
+        while read < len(block):
+            count = _read(self._descriptor, view[read:])
+            if not count:
+                break
+            read += count
+        return read
+
     def _has_changed(self) -> bool:
         now = os.fstat(self._descriptor)
         return _version(now) != _version(self._before)
+
+
+def _read(descriptor: int, view: memoryview) -> int:
+    if hasattr(os, "readv"):
+        return os.readv(descriptor, [view])
+    data = os.read(descriptor, len(view))
+    view[: len(data)] = data
+    return len(data)
 
 
 def _open_below(root: str, path: str) -> int:

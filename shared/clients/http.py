@@ -23,6 +23,7 @@ from shared.errors import (
     TransientError,
 )
 from shared.policy.backoff import transport_delay_s
+from shared.ports import Block
 
 _T = TypeVar("_T")
 
@@ -106,7 +107,7 @@ class Transport:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: bytes = b"",
+        data: Block = b"",
         subject: str,
     ) -> Answer:
         """Send until it succeeds, fails for good or the attempts are used up.
@@ -128,7 +129,7 @@ class Transport:
         return await self.attempts(once, subject)
 
     async def send_once(
-        self, method: str, url: str, headers: Mapping[str, str] | None, data: bytes, subject: str, attempt: int
+        self, method: str, url: str, headers: Mapping[str, str] | None, data: Block, subject: str, attempt: int
     ) -> Answer:
         """One attempt, for use inside :meth:`attempts`."""
         token = await self.tokens.get()

@@ -94,6 +94,12 @@ class Catalog:
         self._kept = dict(list(kept.items())[-1:])
         return found
 
+    async def spanning(self, first: str, last: str) -> dict[str, Row]:
+        """Rows with ``first <= path <= last`` in path order."""
+        found = await self.between(first, last)
+        row = await self.get(first)
+        return {first: row, **found} if row is not None else found
+
     async def get(self, path: str) -> Row | None:
         """The row of one path."""
         key = sort_key(path)

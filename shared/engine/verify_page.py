@@ -55,7 +55,7 @@ async def verify_page(
     overruled: dict[str, FileRecord] = {}
     if first == 0 and records:
         catalog = await open_survey(run.records, survey)
-        shown = await catalog.between(None, records[-1]["path"])
+        shown = await catalog.spanning(records[0]["path"], records[-1]["path"])
         for record in records:
             found = shown.get(record["path"])
             result["listed"] += 1

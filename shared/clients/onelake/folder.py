@@ -35,7 +35,7 @@ from shared.errors import (
     TransientError,
 )
 from shared.policy.paths import staging_prefix
-from shared.ports import CopySource, LakeFile, LakePage, LakeProperties, OpenItem, Written
+from shared.ports import Block, CopySource, LakeFile, LakePage, LakeProperties, OpenItem, Written
 
 UploadSequence = Literal["auto", "three_step", "put_blob"]
 
@@ -196,7 +196,7 @@ class LakeFolder:
             raise SourceChanged(f"holds {len(data)} bytes where {size} were announced", subject=subject)
         return await self._write_small(subject, path, data, new=new, staged=staged)
 
-    async def _write_small(self, subject: str, path: str, data: bytes, *, new: bool, staged: bool) -> Written:
+    async def _write_small(self, subject: str, path: str, data: Block, *, new: bool, staged: bool) -> Written:
         digest = await _md5(data)
         md5 = b64encode(digest).decode("ascii")
         if self._sequence == "put_blob" and not staged:
@@ -223,7 +223,7 @@ class LakeFolder:
         answer = await self._flush(subject, path, len(data), md5, etag)
         return Written(len(data), digest.hex(), _etag(answer.headers.get("ETag")))
 
-    async def _put_whole(self, subject: str, path: str, data: bytes, md5: str, *, new: bool) -> Answer:
+    async def _put_whole(self, subject: str, path: str, data: Block, md5: str, *, new: bool) -> Answer:
         """Put Blob: the file is there whole or not at all."""
         await self._lake.transport.pacing.spend(len(data), self._bandwidth)
         url = f"{self._lake.blob_url}/{self._workspace}/{self._item}/{encode_path(self._below(path))}"
@@ -251,7 +251,7 @@ class LakeFolder:
                     return Answer(201, {"ETag": f'"{found.etag}"'}, b"", tries)
             raise
 
-    async def _settle(self, path: str, data: bytes, digest: bytes, error: TransientError) -> Written:
+    async def _settle(self, path: str, data: Block, digest: bytes, error: TransientError) -> Written:
         """An earlier try may have committed unseen, and a repeat at position 0 is then refused: look."""
         found = await self.properties(path)
         if found and found.size_bytes == len(data) and found.md5 == digest.hex():
@@ -331,7 +331,7 @@ class LakeFolder:
                     return Answer(201, {"ETag": f'"{found.etag}"'}, b"", tries)
             raise
 
-    async def _append(self, subject: str, path: str, position: int, data: bytes, md5: str, *, flush: bool) -> Answer:
+    async def _append(self, subject: str, path: str, position: int, data: Block, md5: str, *, flush: bool) -> Answer:
         await self._lake.transport.pacing.spend(len(data), self._bandwidth)
         return await self._lake.transport.send(
             "PATCH",
@@ -547,7 +547,7 @@ class LakeFolder:
         return name.partition("/")[2].removeprefix(f"{self._root}/")
 
 
-async def _md5(data: bytes) -> bytes:
+async def _md5(data: Block) -> bytes:
     if len(data) < _HASH_IN_THREAD_BYTES:
         return hashlib.md5(data, usedforsecurity=False).digest()
     return await asyncio.to_thread(lambda: hashlib.md5(data, usedforsecurity=False).digest())
