@@ -163,3 +163,8 @@ def outcome(
 ) -> StepOutcome:
     """What an activity about one version returns."""
     return {"next": next_step, "parts": parts, "parallel": parallel, "counts": counts, "cancelled": cancelled}
+
+
+def asset_page(number: int) -> str:
+    """Under what name the documents of an asset lie, and listings of items page through them: ``p00001``."""
+    return f"p{number:05d}"

@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 from shared.engine.mltables.run import MltableRun, empty_record
+from shared.model.mltable_steps import asset_page
 from shared.model.steps import Counts, no_counts
-from shared.names import page_name
 from shared.policy.asset_versions import ListedVersion, Selected, is_glob, select
 from shared.policy.globs import Globs
 
@@ -44,7 +44,7 @@ async def discover(run: MltableRun, round_number: int) -> tuple[list[int], Count
         })  # fmt: skip
     counts = no_counts()
     for number, (name, versions) in enumerate(groups.items(), start=1):
-        await run.records.save(f"plan/{page_name(number, 1)}.json", {
+        await run.records.save(f"plan/{asset_page(number)}.json", {
             "name": name, "versions": versions, "source_latest": latest.get(name),
         })  # fmt: skip
         counts["planned"] += len(versions)
@@ -86,7 +86,7 @@ async def _again(run: MltableRun) -> tuple[list[int], Counts]:
             elif record["status"] == "missing" and await run.source.registry.get(wish["name"], wish["version"]):
                 # It has been registered since.
                 plan["versions"][position] = {key: value for key, value in wish.items() if key != "missing"}
-                await run.records.save(f"plan/{page_name(number, 1)}.json", plan)
+                await run.records.save(f"plan/{asset_page(number)}.json", plan)
                 open_again.append(run.records.key(run.records.version_key(number, position, "records")))
     await run.records.store.delete(open_again)
     counts = no_counts()

@@ -137,7 +137,7 @@ async def read_blueprint(blobs: AssetBlobs, root: str) -> bytes:
     try:
         if content.size_bytes > MAX_BLUEPRINT_BYTES:
             raise ItemError(f"the MLTable file has {content.size_bytes:,} bytes", code="blueprint_invalid")
-        data = await content.read(content.size_bytes) if content.size_bytes else b""
+        data = bytes(await content.read(content.size_bytes)) if content.size_bytes else b""
         await content.finish()
     finally:
         await content.close()

@@ -22,10 +22,9 @@ from typing import Any
 from shared.engine.run_records import RunRecords
 from shared.errors import ItemError, RunError
 from shared.model.mltable_job import MltableJob, Options, WorkspaceConfig
-from shared.model.mltable_steps import AssetFile, AssetRecord, CopiedFile
+from shared.model.mltable_steps import AssetFile, AssetRecord, CopiedFile, asset_page
 from shared.model.records import dump_lines, load_lines
 from shared.model.steps import Counts, no_counts
-from shared.names import page_name
 from shared.policy.blueprint import Home
 from shared.ports import AssetBlobs, AssetRegistry, BlobDatastore, Clock, TableLoader
 
@@ -77,10 +76,10 @@ class AssetRecords(RunRecords):
     """The documents of one run; ``final_pages`` gives one page an asset."""
 
     def version_key(self, group: int, version: int, folder: str = "versions") -> str:
-        return f"{folder}/{page_name(group, 1)}/v{version:04d}.json"
+        return f"{folder}/{asset_page(group)}/v{version:04d}.json"
 
     async def plan(self, group: int) -> dict[str, Any]:
-        document = await self.load(f"plan/{page_name(group, 1)}.json")
+        document = await self.load(f"plan/{asset_page(group)}.json")
         if document is None:
             raise LookupError(f"the plan of asset {group} of {self.run} is gone from the run store")
         return document
@@ -116,7 +115,7 @@ class AssetRecords(RunRecords):
         await self.store.delete([self._part("copied", group, version, part) for part in range(parts)])
 
     def _part(self, folder: str, group: int, version: int, part: int) -> str:
-        return self.key(f"{folder}/{page_name(group, 1)}/v{version:04d}-f{part:04d}.jsonl")
+        return self.key(f"{folder}/{asset_page(group)}/v{version:04d}-f{part:04d}.jsonl")
 
     async def record(self, group: int, version: int) -> AssetRecord | None:
         found: Any = await self.load(self.version_key(group, version, "records"))
@@ -134,7 +133,7 @@ class AssetRecords(RunRecords):
     async def final_pages(self, after: str | None = None) -> AsyncIterator[tuple[str, list[Any]]]:
         """Assets after the named page, with a record for each version; one that nothing came of yet is planned."""
         for number, plan in await self.groups():
-            page = page_name(number, 1)
+            page = asset_page(number)
             if after is None or number > int(after.removeprefix("p")):
                 yield (
                     page,

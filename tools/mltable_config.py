@@ -1,0 +1,66 @@
+"""The MLTable guide's ``migration_config.json`` as a job spec: JSON with comments or YAML, workspaces put in place."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
+_WORKSPACES = ("source_workspace_config", "target_workspace_config")
+
+
+class BadConfig(Exception):
+    """The configuration cannot be read; the text names the file, and the line where there is one."""
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read one file, JSON (``//`` and ``/* */`` comments and trailing commas allowed) or YAML.
+
+    Raises:
+        BadConfig: it is missing, unreadable, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BadConfig(f"{path}: {reason}") from None
+    try:
+        document = json.loads(_plain_json(text)) if text.lstrip()[:1] in ("{", "/") else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise BadConfig(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadConfig(f"{path}{where}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise BadConfig(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(document, dict):
+        raise BadConfig(f"{path}: must hold an object")
+    return document
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration with the two workspaces' ``config.json`` in the place of their names.
+
+    Relative names count from the configuration's own folder.
+
+    Raises:
+        BadConfig: one of the files cannot be read.
+    """
+    config = read_document(path)
+    for field in _WORKSPACES:
+        named = config.get(field)
+        if isinstance(named, str):
+            config[field] = read_document(path.parent / named)
+    return config
+
+
+def _plain_json(text: str) -> str:
+    """The same with comments and trailing commas blanked, so that lines keep their numbers."""
+    text = _COMMENT.sub(lambda found: found[0] if found[0].startswith('"') else re.sub(r"[^\n]", " ", found[0]), text)
+    return _TRAILING_COMMA.sub(lambda found: " " if found[0] == "," else found[0], text)
