@@ -61,26 +61,47 @@ def compare_folders(source: Path, lake: Path, progress: Callable[[int, int], Non
     Raises:
         OSError: A file cannot be read.
     """
-    wanted, found = _files(source), _files(lake)
-    result = Comparison(files=len(wanted))
-    result.missing = sorted(wanted.keys() - found.keys())
-    result.extra = sorted(found.keys() - wanted.keys())
-    total = len(wanted) + len(wanted.keys() & found.keys())
-    done = 0
+    wanted = _files(source)
+    total = len(wanted) + len(wanted.keys() & _files(lake).keys())
+    digests: dict[str, Digest] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         for name, digest in zip(wanted, pool.map(_digest, wanted.values()), strict=True):
-            result.source[name] = digest
-            result.size_bytes += digest.size_bytes
-            done += 1
+            digests[name] = digest
             if progress:
-                progress(done, total)
-        both = [name for name in wanted if name in found]
-        for name, digest in zip(both, pool.map(_digest, [found[name] for name in both]), strict=True):
-            if digest != result.source[name]:
+                progress(len(digests), total)
+
+    def of_all(done: int, both: int) -> None:
+        if progress:
+            progress(len(digests) + done, total)
+
+    return compare_with(digests, lake, of_all)
+
+
+def compare_with(
+    source: Mapping[str, Digest], lake: Path, progress: Callable[[int, int], None] | None = None
+) -> Comparison:
+    """The same for a source whose digests somebody else has computed.
+
+    Args:
+        source: Digest of each file, by relative path.
+        lake: Where their bytes lie now; a folder that is missing counts as empty.
+        progress: Told how many of how many files of the lake are read.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    found = _files(lake)
+    result = Comparison(len(source), sum(digest.size_bytes for digest in source.values()), source=dict(source))
+    result.missing = sorted(source.keys() - found.keys())
+    result.extra = sorted(found.keys() - source.keys())
+    both = [name for name in source if name in found]
+    with ThreadPoolExecutor(_READERS) as pool:
+        digests = pool.map(_digest, [found[name] for name in both])
+        for done, (name, digest) in enumerate(zip(both, digests, strict=True), 1):
+            if digest != source[name]:
                 result.different.append(name)
-            done += 1
             if progress:
-                progress(done, total)
+                progress(done, len(both))
     return result
 
 

@@ -31,24 +31,41 @@ class StepFailed(Exception):
 class Platform:
     """Emulators and host over one work folder; as a context manager both have ended on the way out.
 
+    Args:
+        work: The folder.
+        sources: The folder that a job may read.
+        estate: What the emulated tenant holds, as `local.emulators.estate` has it.
+        latency_ms: Added to every call to the emulators.
+        wants_usual_port: Whether the host takes the port that command lines expect, where it is free.
+
     Attributes:
         emulators: The stand-ins for the clouds.
         host: The process that serves the app now; another one after `kill_host`.
         logs: Where the two write their output.
     """
 
-    def __init__(self, work: Path, sources: Path, *, latency_ms: float = 0, wants_usual_port: bool = False) -> None:
+    def __init__(
+        self,
+        work: Path,
+        sources: Path,
+        *,
+        estate: dict[str, Any],
+        latency_ms: float = 0,
+        wants_usual_port: bool = False,
+    ) -> None:
         self._state = work / "host"
         self._settings = work / "local.settings.json"
         # The checkout's own settings file may point at real accounts; the demo must not see it.
         self._settings.write_text('{"IsEncrypted": false, "Values": {}}', encoding="utf-8")
+        described = work / "estate.json"
+        described.write_text(json.dumps(estate), encoding="utf-8")
         self.logs = {"host": self._state / "host.log", "emulators": work / "emulators" / "emulators.log"}
         # A proxy in the environment must not see, nor break, a call to this machine.
         self._http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with ExitStack() as started:
             try:
                 self.emulators: RunningEmulators = started.enter_context(
-                    launch_emulators(work / "emulators", latency_ms=latency_ms)
+                    launch_emulators(work / "emulators", latency_ms=latency_ms, config=described)
                 )
                 self._environment = {
                     **self.emulators.environment(),

@@ -6,6 +6,7 @@
 4. Compare lake and source on disk, and the manifest with digests of its own.
 5. Start the same job again: nothing is uploaded.
 6. Change one file and start once more: that file alone moves. Compare again.
+7. Migrate a library of the emulated SharePoint, and then what was changed in it (`local.demo.library`).
 """
 
 from __future__ import annotations
@@ -13,23 +14,20 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from local.demo.comparison import Comparison, check_manifest, compare_folders, visible
+from local.demo.comparison import Comparison, check_manifest, compare_folders
 from local.demo.invoices import SPECIAL_NAMES, Sources, make_sources, write_invoice
+from local.demo.library import estate_with_library, migrate_library
 from local.demo.platform import LAKEHOUSE, WORKSPACE, Platform, StepFailed
-from shared.policy.progress_line import LiveLine, progress_line, settled_items
+from local.demo.stage import Run, Stage, listed, require_identical
+from shared.policy.progress_line import LiveLine, settled_items
 from shared.policy.quantities import show_bytes, show_duration
 
 _JOB: Final = "demo"
 _TARGET: Final = f"Files/{_JOB}"
 _CHANGED: Final = "special/invoice #7.pdf"
-_FINISHED: Final = frozenset({"completed", "completed_with_failures", "failed", "cancelled"})
-_POLL_S: Final = 0.1
-_WITHOUT_PROGRESS_S: Final = 300.0
 # What a sample file takes on average, twice (source and lake), with room for history and records.
 _DISK_BYTES_A_FILE: Final = 480 * 1024
 _DISK_BYTES_MORE: Final = 64 * 1024 * 1024
@@ -39,20 +37,6 @@ _KILL_SPANS: Final = ((0.0, 0.0), (0.15, 0.4), (0.45, 0.65), (0.7, 0.9))
 _LATENCY_WITH_KILLS_MS: Final = 25.0
 # Operations of the lake that bring bytes or put them in place; every run also makes sure of its folder.
 _WRITES: Final = frozenset({"append", "append_flush", "flush", "rename"})
-_SHOWN: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A finished run: its status document and how long the caller waited."""
-
-    document: dict[str, Any]
-    elapsed_s: float
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        progress: dict[str, Any] = self.document["progress"]
-        return progress
 
 
 class Story:
@@ -65,22 +49,21 @@ class Story:
         kills: Whether to kill the host on the way.
         line: Where to print.
         is_unicode: Whether a progress bar may have block characters.
-
-    Attributes:
-        step: What is being done, for who has to say where it failed.
     """
 
     def __init__(self, work: Path, *, files: int, seed: int, kills: bool, line: LiveLine, is_unicode: bool) -> None:
-        self.step = "beginning"
         self._work = work
         self._sources = work / "sources"
         self._files = files
         self._seed = seed
         self._kills = kills
-        self._line = line
-        self._is_unicode = is_unicode
+        self._stage = Stage(line, is_unicode=is_unicode)
         self._kills_survived = 0
-        self._rows: list[tuple[str, str]] = []
+
+    @property
+    def step(self) -> str:
+        """What is being done, for who has to say where it failed."""
+        return self._stage.step
 
     def logs(self) -> dict[str, Path]:
         """Where to look after a failure."""
@@ -97,15 +80,16 @@ class Story:
             StepFailed: Something is not as it must be.
         """
         started_s = time.monotonic()
-        self._say("OneLake migration, demonstrated on this machine alone: no account, no network.\n")
+        self._stage.say("OneLake migration, demonstrated on this machine alone: no account, no network.\n")
         made = self._make_sources()
         with self._start_platform(wants_usual_port=keep) as platform:
             first = self._migrate(platform)
             found = self._compare(platform, first)
             self._migrate_again(platform)
             self._change_one(platform)
+            migrate_library(self._stage, platform)
             if not keep:
-                self._begin("stopping")
+                self._stage.begin("stopping")
                 platform.stop()
             self._report(platform, made, first, found, time.monotonic() - started_s, keep=keep)
             if keep:
@@ -114,9 +98,11 @@ class Story:
     # -- the steps -------------------------------------------------------------------------------------------------
 
     def _make_sources(self) -> Sources:
-        self._begin("making sample files")
+        self._stage.begin("making sample files")
         if self._files < len(SPECIAL_NAMES):
-            self._say(f"    {self._files} files were asked for; the {len(SPECIAL_NAMES)} with special names are made.")
+            self._stage.say(
+                f"    {self._files} files were asked for; the {len(SPECIAL_NAMES)} with special names are made."
+            )
         needed_bytes = self._files * _DISK_BYTES_A_FILE + _DISK_BYTES_MORE
         free_bytes = shutil.disk_usage(self._work).free
         if free_bytes < needed_bytes:
@@ -125,132 +111,131 @@ class Story:
                 "ask for fewer with --files, or give another folder with --work"
             )
         began_s = time.monotonic()
-        made = make_sources(self._sources, self._files, self._seed, self._counting("files written"))
-        self._done(
+        made = make_sources(self._sources, self._files, self._seed, self._stage.counting("files written"))
+        self._stage.done(
             f"{made.files:,} PDF invoices, {show_bytes(made.size_bytes)}, seed {self._seed}", time.monotonic() - began_s
         )
-        self._say("    among them: no bytes at all, a large scan, # % + & ' and spaces in names, emoji, other scripts,")
-        self._say("    composed and decomposed accents, a name of 200 characters, eight levels, Case.pdf and case.pdf")
+        self._stage.say(
+            "    among them: no bytes at all, a large scan, # % + & ' and spaces in names, emoji, other scripts,"
+        )
+        self._stage.say(
+            "    composed and decomposed accents, a name of 200 characters, eight levels, Case.pdf and case.pdf"
+        )
         for note in made.notes:
-            self._say(f"    {note}")
+            self._stage.say(f"    {note}")
         return made
 
     def _start_platform(self, *, wants_usual_port: bool) -> Platform:
-        self._begin("starting emulators and host")
+        self._stage.begin("starting emulators and host")
         began_s = time.monotonic()
         latency_ms = _LATENCY_WITH_KILLS_MS if self._kills else 0.0
-        platform = Platform(self._work, self._sources, latency_ms=latency_ms, wants_usual_port=wants_usual_port)
+        platform = Platform(
+            self._work, self._sources, estate=estate_with_library(self._seed), latency_ms=latency_ms,
+            wants_usual_port=wants_usual_port,
+        )  # fmt: skip
         try:
             platform.call("GET", "/health")
         except BaseException:
             with platform:
                 raise
-        self._done(f"emulators and host are up; the API is {platform.api_url}", time.monotonic() - began_s)
+        self._stage.done(f"emulators and host are up; the API is {platform.api_url}", time.monotonic() - began_s)
         if latency_ms:
-            self._say(f"    every call to the lake takes {latency_ms:g} ms more, as over a network")
+            self._stage.say(f"    every call to the lake takes {latency_ms:g} ms more, as over a network")
         return platform
 
-    def _migrate(self, platform: Platform) -> _Run:
-        self._begin("migrating")
+    def _migrate(self, platform: Platform) -> Run:
+        self._stage.begin("migrating")
         draw = random.Random(f"{self._seed}/kills")  # noqa: S311 - moments of a demonstration, not a secret
         moments = [draw.uniform(*span) for span in _KILL_SPANS] if self._kills else []
         run = self._run_job(platform, moments)
         progress = run.progress
         if progress["uploaded"] + progress["skipped"] != progress["planned"] or progress["failed"]:
             raise StepFailed(f"not every file was moved: {progress}")
-        self._done(f"{progress['uploaded']:,} files uploaded, {show_bytes(progress['bytes_done'])}", run.elapsed_s)
+        self._stage.done(
+            f"{progress['uploaded']:,} files uploaded, {show_bytes(progress['bytes_done'])}", run.elapsed_s
+        )
         return run
 
-    def _compare(self, platform: Platform, run: _Run) -> Comparison:
-        self._begin("comparing every byte")
+    def _compare(self, platform: Platform, run: Run) -> Comparison:
+        self._stage.begin("comparing every byte")
         began_s = time.monotonic()
-        found = compare_folders(self._sources, platform.lake_files / _JOB, self._counting("files read"))
-        _require_identical(found)
+        found = compare_folders(self._sources, platform.lake_files / _JOB, self._stage.counting("files read"))
+        require_identical(found)
         manifest = platform.call("GET", run.document["links"]["manifest"])
         wrong = check_manifest(manifest, found.source, _TARGET)
         if wrong:
-            raise StepFailed("the manifest does not agree with the files:\n" + _listed(wrong))
-        self._done(
+            raise StepFailed("the manifest does not agree with the files:\n" + listed(wrong))
+        self._stage.done(
             f"lake and source are the same: {found.files:,} files, {show_bytes(found.size_bytes)}, by size and sha256",
             time.monotonic() - began_s,
         )
-        self._say("    the manifest names every file once, with the md5 that its bytes really have")
+        self._stage.say("    the manifest names every file once, with the md5 that its bytes really have")
         return found
 
     def _migrate_again(self, platform: Platform) -> None:
-        self._begin("starting the same job again")
+        self._stage.begin("starting the same job again")
         platform.emulators.reset_stats()
         run = self._run_job(platform, [])
         progress = run.progress
         writes = self._writes_seen(platform)
         if progress["uploaded"] or progress["bytes_done"] or progress["skipped"] != progress["planned"] or writes:
             raise StepFailed(f"the second run was to upload nothing: {progress}, and the lake saw {writes} writes")
-        self._done(f"{progress['skipped']:,} files recognised, 0 bytes uploaded", run.elapsed_s)
-        self._rows.append(("Started again", f"nothing uploaded: all {progress['skipped']:,} files were recognised"))
+        self._stage.done(f"{progress['skipped']:,} files recognised, 0 bytes uploaded", run.elapsed_s)
+        self._stage.rows.append(
+            ("Started again", f"nothing uploaded: all {progress['skipped']:,} files were recognised")
+        )
 
     def _change_one(self, platform: Platform) -> None:
-        self._begin("changing one file")
+        self._stage.begin("changing one file")
         write_invoice(self._sources, _CHANGED, self._seed, revision=1)
         run = self._run_job(platform, [])
         progress = run.progress
         if progress["uploaded"] != 1 or progress["skipped"] != progress["planned"] - 1:
             raise StepFailed(f"the third run was to upload one file: {progress}")
-        found = compare_folders(self._sources, platform.lake_files / _JOB, self._counting("files read"))
-        _require_identical(found)
-        self._done(f"{_CHANGED!r} was amended; it alone moved ({show_bytes(progress['bytes_done'])})", run.elapsed_s)
-        self._rows.append(("One file changed", "that one moved, and lake and source are the same again, every byte"))
+        found = compare_folders(self._sources, platform.lake_files / _JOB, self._stage.counting("files read"))
+        require_identical(found)
+        self._stage.done(
+            f"{_CHANGED!r} was amended; it alone moved ({show_bytes(progress['bytes_done'])})", run.elapsed_s
+        )
+        self._stage.rows.append(
+            ("One file changed", "that one moved, and lake and source are the same again, every byte")
+        )
 
     # -- their parts -----------------------------------------------------------------------------------------------
 
-    def _run_job(self, platform: Platform, moments: list[float]) -> _Run:
-        """Start the job and follow it to its end."""
-        began_s = time.monotonic()
+    def _run_job(self, platform: Platform, moments: list[float]) -> Run:
+        """Start the job and follow it to its end; at these shares of the way, kill the host."""
+        moments = sorted(moments)
+
+        def kill_in_time(document: dict[str, Any]) -> bool:
+            if not moments or _share(document) < moments[0]:
+                return False
+            del moments[0]
+            self._kill(platform, document)
+            return True
+
         # Small batches only so that the bar moves smoothly; a real job keeps the defaults.
         batch_items = max(2, min(25, self._files // 12))
-        started = platform.call("POST", "/migrations", {
+        spec = {
             "kind": "files", "name": _JOB, "source": {"type": "folder", "path": str(self._sources)},
             "target": {"workspace": WORKSPACE, "lakehouse": LAKEHOUSE, "path": _TARGET}, "verify": "sample",
             "limits": {"batch_items": batch_items, "parallel_batches": 4},
-        })  # fmt: skip
-        own = started["links"]["self"]
-        moments = sorted(moments)
-        settled, moved_at_s = -1, began_s
-        while True:
-            document = platform.call("GET", own)
-            now_s = time.monotonic()
-            if document["status"] in _FINISHED:
-                break
-            self._show(f"    {progress_line(document, is_unicode=self._is_unicode)}")
-            if moments and _share(document) >= moments[0]:
-                del moments[0]
-                self._kill(platform, document)
-                continue
-            if settled_items(document) != settled:
-                settled, moved_at_s = settled_items(document), now_s
-            elif now_s - moved_at_s > _WITHOUT_PROGRESS_S:
-                raise StepFailed(f"nothing has moved for {show_duration(_WITHOUT_PROGRESS_S)}: {document}")
-            time.sleep(_POLL_S)
-        self._say(f"    {progress_line(document, is_unicode=self._is_unicode)}")
-        if document["status"] != "completed":
-            raise StepFailed(f"the run {document['id']} is {document['status']}: {document['error']}")
-        verification = document["verification"]
-        if verification is None or verification["verdict"] != "passed":
-            raise StepFailed(f"the run {document['id']} did not pass its own verification: {verification}")
-        return _Run(document, time.monotonic() - began_s)
+        }  # fmt: skip
+        return self._stage.follow(platform, spec, kill_in_time)
 
     def _kill(self, platform: Platform, document: dict[str, Any]) -> None:
         pid = platform.host.pid
         platform.kill_host()
         began_s = time.monotonic()
         where = f"{settled_items(document):,} of {document['progress']['planned']:,} files"
-        self._say(f"    SIGKILL to the host (process {pid}) while {document['status']}, at {where}")
+        self._stage.say(f"    SIGKILL to the host (process {pid}) while {document['status']}, at {where}")
         platform.restart_host()
         after = platform.call("GET", document["links"]["self"])
         elapsed_s = time.monotonic() - began_s
         if settled_items(after) < settled_items(document):
             raise StepFailed(f"progress was lost: {settled_items(document)} files before, {settled_items(after)} after")
         self._kills_survived += 1
-        self._say(
+        self._stage.say(
             f"    up again after {elapsed_s:.1f} s (process {platform.host.pid}); it goes on from "
             f"{settled_items(after):,} files"
         )
@@ -260,40 +245,20 @@ class Story:
         return sum(sum(statuses.values()) for operation, statuses in lake.items() if operation in _WRITES)
 
     def _serve(self, platform: Platform) -> None:
-        self.step = "serving"
+        self._stage.step = "serving"
         try:
             while platform.host.exit_code is None:
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            self._say("\nStopping.")
+            self._stage.say("\nStopping.")
             platform.stop()
             return
         raise StepFailed(f"the host has ended by itself, with status {platform.host.exit_code}")
 
-    # -- printing --------------------------------------------------------------------------------------------------
-
-    def _begin(self, step: str) -> None:
-        self.step = step
-        self._show(f"  ... {step}")
-
-    def _done(self, text: str, elapsed_s: float) -> None:
-        self._say(f"  ok  {text}  ({elapsed_s:.1f} s)")
-
-    def _say(self, text: str) -> None:
-        self._line.say(text)
-
-    def _show(self, text: str) -> None:
-        self._line.show(text, time.monotonic())
-
-    def _counting(self, what: str) -> Callable[[int, int], None]:
-        def progress(done: int, total: int) -> None:
-            if done % 20 == 0:
-                self._show(f"    {done:,} of {total:,} {what}")
-
-        return progress
+    # -- the report -----------------------------------------------------------------------------------------------
 
     def _report(
-        self, platform: Platform, made: Sources, run: _Run, found: Comparison, elapsed_s: float, *, keep: bool
+        self, platform: Platform, made: Sources, run: Run, found: Comparison, elapsed_s: float, *, keep: bool
     ) -> None:
         checked = run.document["verification"]
         rows = [
@@ -309,17 +274,17 @@ class Story:
             ("Manifest", f"{found.files:,} records, each with the hash computed independently"),
             ("The app's own check", f"{checked['verdict']}: {checked['listed']:,} files listed, "
              f"{checked['hashes_checked']:,} read back"),
-            *self._rows,
+            *self._stage.rows,
             ("All of it took", show_duration(elapsed_s)),
         ]  # fmt: skip
-        self._say("\nReport")
-        self._table(rows)
+        self._stage.say("\nReport")
+        self._stage.table(rows)
         if not keep:
-            self._say(f"\nAll is well. {self._work} is removed; with --keep it stays, and goes on running.")
+            self._stage.say(f"\nAll is well. {self._work} is removed; with --keep it stays, and goes on running.")
             return
         links = run.document["links"]
-        self._say("\nAll is well. It goes on running until Ctrl-C:")
-        self._table([
+        self._stage.say("\nAll is well. It goes on running until Ctrl-C:")
+        self._stage.table([
             ("API", platform.api_url),
             ("Health", f"{platform.api_url}/health"),
             ("All runs", f"{platform.api_url}/migrations"),
@@ -331,26 +296,7 @@ class Story:
             ("Logs", f"{platform.logs['host']}, {platform.logs['emulators']}"),
         ])  # fmt: skip
 
-    def _table(self, rows: list[tuple[str, str]]) -> None:
-        for name, text in rows:
-            self._say(f"  {name:<22}{text}")
-
 
 def _share(document: dict[str, Any]) -> float:
     planned = document["progress"]["planned"]
     return settled_items(document) / planned if planned else 0.0
-
-
-def _require_identical(found: Comparison) -> None:
-    """Raises StepFailed naming what is not the same in lake and source."""
-    if found.is_identical:
-        return
-    wrong = [f"missing in the lake: {visible(name)}" for name in found.missing]
-    wrong += [f"only in the lake: {visible(name)}" for name in found.extra]
-    wrong += [f"other bytes in the lake: {visible(name)}" for name in found.different]
-    raise StepFailed("lake and source differ:\n" + _listed(wrong))
-
-
-def _listed(lines: list[str]) -> str:
-    more = [f"... and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else []
-    return "\n".join(f"    {line}" for line in [*lines[:_SHOWN], *more])

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from local.demo.comparison import check_manifest, compare_folders
+from local.demo.comparison import Digest, check_manifest, compare_folders, compare_with
 from local.demo.invoices import SPECIAL_NAMES, invoice_pdf, make_sources, plan_names, write_invoice
 from tests.support.platform import PATIENCE_S, REPOSITORY, until
 
@@ -72,6 +72,9 @@ def test_all_is_well_through_kills(tmp_path: Path) -> None:
     assert "the same in 60 of 60 files; none missing, none extra" in done.stdout
     assert "60 files recognised, 0 bytes uploaded" in done.stdout
     assert "it alone moved" in done.stdout
+    assert "named and not moved: 'Notebook 1', " in done.stdout
+    assert "60 files renamed, 2 uploaded, 1 deleted, with 2 downloads" in done.stdout
+    assert done.stdout.count("lake and library are the same: 247 files") == 2
     assert "All is well" in done.stdout
     assert "\x1b" not in done.stdout, "control characters belong on terminals"
     assert not work.exists()
@@ -91,7 +94,7 @@ def test_kept_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         address = re.search(r"All runs +(http\S+)", shown)
         assert address is not None
         with urllib.request.urlopen(address[1]) as answer:
-            assert len(json.load(answer)["value"]) == 3
+            assert len(json.load(answer)["value"]) == 5
         pids = children(work)
         assert all(is_running(pid) for pid in pids)
         second = run_demo("--work", str(work))
@@ -261,6 +264,17 @@ def test_accents_composed_otherwise_are_another_name(moved: tuple[Path, Path]) -
 
 def test_a_lake_that_is_not_there(moved: tuple[Path, Path], tmp_path: Path) -> None:
     assert len(compare_folders(moved[0], tmp_path / "nothing").missing) == 20
+
+
+def test_digests_that_somebody_else_computed(moved: tuple[Path, Path]) -> None:
+    source, lake = moved
+    digests = compare_folders(source, source).source
+    assert compare_with(digests, lake).is_identical
+    other = {**digests, "special/Case.pdf": Digest(1, "", ""), "new.pdf": Digest(2, "", "")}
+    (lake / "more.pdf").write_bytes(b"")
+    found = compare_with(other, lake)
+    assert (found.missing, found.extra, found.different) == (["new.pdf"], ["more.pdf"], ["special/Case.pdf"])
+    assert found.files == 21
 
 
 def manifest_of(source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
