@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.blob import StandardBlobTier
 
+from local.emulators.certificates import Certificates
+from tests.support import azurite
 from tests.support.platform import Lake, Platform, files_below, make_files, running
+from tests.support.storage_account import StorageAccount
 
 SITE = "contoso.sharepoint.com:/sites/finance"
 
@@ -16,6 +22,22 @@ SITE = "contoso.sharepoint.com:/sites/finance"
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with running(tmp_path_factory.mktemp("precheck")) as started:
         yield started
+
+
+@pytest.fixture
+def storage(platform: Platform, tmp_path: Path) -> Iterator[StorageAccount]:
+    """A storage account that the platform's jobs may read, under the platform's own certificates."""
+    tls = platform.emulators.root / "state" / "tls"
+    certificates = Certificates(tls / "ca.pem", tls / "server-chain.pem", tls / "server-key.pem")
+    try:
+        with azurite.running(tmp_path, certificates) as connection:
+            url = dict(part.split("=", 1) for part in connection.split(";") if part)["BlobEndpoint"]
+            key = json.dumps({"kind": "account_key", "account_key": azurite.KEY})
+            platform.restart_host(CREDENTIAL_SOURCE=key, BLOB_SOURCE_HOSTS="127.0.0.1")
+            with (account := StorageAccount(url, str(certificates.ca))).sdk:
+                yield account
+    except azurite.AzuriteMissing as missing:
+        pytest.skip(str(missing))
 
 
 def library(name: str, **changes: Any) -> dict[str, Any]:
@@ -72,6 +94,11 @@ def test_a_folder(platform: Platform) -> None:
     assert findings(check) == {"path_too_long": 1, "unmappable_path": 1, "link_not_followed": 1, "case_twins": 1}
     assert check["largest"][0] == {"path": "deep/D.TXT", "bytes": 5000}
     assert check["estimate"]["expected_s"] is None
+    # What it said is what happens.
+    progress = platform.run(platform.spec("folder"), "completed_with_failures")["progress"]
+    assert {name: progress[name] for name in ("uploaded", "skipped", "failed")} == {
+        "uploaded": 5, "skipped": 1, "failed": 2,
+    }  # fmt: skip
 
 
 def test_an_earlier_run_tells_how_long_it_takes(platform: Platform) -> None:
@@ -163,3 +190,26 @@ def test_several_sources_and_a_known_ceiling(platform: Platform) -> None:
     assert bound["says"].startswith("20 downloads from SharePoint, one resource unit each, at the 1,250 a minute")
     assert bound["seconds"] == pytest.approx(20 / 1250 * 60)
     assert check["estimate"]["bands"] == []
+
+
+def test_a_container(platform: Platform, storage: StorageAccount) -> None:
+    container = storage.make_container()
+    for name in ("both", "both/below.txt", "dot.", "A.TXT", "a.txt", "deep/1.pdf", "deep/2.pdf"):
+        container.upload_blob(name, b"12345")
+    container.upload_blob("archived.bin", b"1", standard_blob_tier=StandardBlobTier.ARCHIVE)
+    job = platform.spec("container")
+    job["source"] = {"type": "blob", "account_url": storage.url, "container": container.container_name}
+    check, items = checked(platform, job, "completed_with_failures")
+    assert actions(check) == {"create": 7, "fail": 1}
+    assert findings(check) == {"archived": 1, "file_and_folder": 1, "case_twins": 1, "name_mapped": 1}
+    assert items["dot%2E"]["source"]["source_path"] == "dot."
+    assert (check["items"], check["bytes"], check["moving_bytes"]) == (8, 36, 35)
+    assert check["estimate"]["bands"] == []
+    # What it said is what happens: the archived one fails, and one of the two of the same name.
+    run = platform.run(job, "completed_with_failures")["id"]
+    failed = {
+        item["path"]: item["error_code"] for item in platform.manifest(run)["items"] if item["status"] == "failed"
+    }
+    assert len(failed) == 2
+    assert failed.pop("archived.bin") == "archived"
+    assert set(failed) < {"both", "both/below.txt"}
