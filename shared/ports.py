@@ -455,9 +455,13 @@ class LoadedTable(TypedDict):
 
 
 class TableLoader(Protocol):
-    """Loads an MLTable from a folder, apart from this process."""
+    """Loads MLTables from folders, apart from this process."""
 
     async def load(
-        self, folder: str, *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
-    ) -> LoadedTable:
-        """Never raises for what the table or the engine does: a crash or hang is an ``error``."""
+        self, folders: Sequence[str], *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
+    ) -> list[LoadedTable]:
+        """One result a folder, in their order.
+
+        Never raises for what a table or the engine does: a crash or hang is the ``error`` of the folder where it
+        happened, and of those after it.
+        """

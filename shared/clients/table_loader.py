@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared.ports import LoadedTable
@@ -23,36 +24,49 @@ class SubprocessTableLoader:
     """Implements ``ports.TableLoader``."""
 
     async def load(
-        self, folder: str, *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
-    ) -> LoadedTable:
+        self, folders: Sequence[str], *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
+    ) -> list[LoadedTable]:
         with tempfile.TemporaryDirectory(prefix="table-") as beside:
             answer = Path(beside, "answer.json")
             request = {
-                "folder": folder, "answer": str(answer), "head_rows": head_rows, "count_rows": count_rows,
+                "folders": list(folders), "answer": str(answer), "head_rows": head_rows, "count_rows": count_rows,
                 "timeout_s": timeout_s, "memory_bytes": memory_bytes,
             }  # fmt: skip
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "shared.clients.table_loader", json.dumps(request),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-                env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                     "HOME": beside, "TMPDIR": beside, "LANG": "C.UTF-8"},
-                cwd=beside, start_new_session=True,
+                env=_environment(beside), cwd=beside, start_new_session=True,
             )  # fmt: skip
             try:
                 async with asyncio.timeout(timeout_s):
                     status = await process.wait()
             except TimeoutError:
-                return _failed(f"loading took more than {timeout_s:g} s and was ended")
+                ending = f"loading took more than {timeout_s:g} s and was ended"
+            else:
+                ending = _ending(status, memory_bytes)
             finally:
                 if process.returncode is None:
                     # With whatever it has started.
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
-            try:
-                loaded: LoadedTable = json.loads(await asyncio.to_thread(answer.read_bytes))
-            except (OSError, ValueError):
-                return _failed(_ending(status, memory_bytes))
-            return loaded
+            loaded = await asyncio.to_thread(_answered, answer)
+            return [*loaded, *(_failed(ending) for _ in folders[len(loaded) :])]
+
+
+def _answered(answer: Path) -> list[LoadedTable]:
+    """What it has written, a line a folder; a line that was cut short is none."""
+    try:
+        lines = answer.read_text(encoding="utf-8").split("\n")
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _environment(home: str) -> dict[str, str]:
+    """What an interpreter needs to find the packages, and nothing that this process was told."""
+    places = os.pathsep.join(str(Path(place).resolve()) for place in sys.path if place)
+    path = os.environ.get("PATH", "")
+    return {"PATH": path, "PYTHONPATH": places, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8"}
 
 
 def _ending(status: int, memory_bytes: int) -> str:
@@ -77,14 +91,17 @@ def _main() -> None:
     limit = int(request["memory_bytes"])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        answer = _load(request["folder"], request["head_rows"], request["count_rows"])
-    except MemoryError:
-        answer = _failed(f"the engine needs more than its memory limit of {limit // 2**20} MiB")
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
-        text = " ".join(str(error).replace(request["folder"], ".").split())[:_SHOWN_CHARACTERS]
-        answer = _failed(f"{type(error).__name__}: {text}")
-    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    with Path(request["answer"]).open("w", encoding="utf-8") as answers:
+        for folder in request["folders"]:
+            try:
+                answer = _load(folder, request["head_rows"], request["count_rows"])
+            except MemoryError:
+                answer = _failed(f"the engine needs more than its memory limit of {limit // 2**20} MiB")
+            except BaseException as error:  # noqa: BLE001 - whatever it is, the parent is to hear of it
+                text = " ".join(str(error).replace(folder, ".").split())[:_SHOWN_CHARACTERS]
+                answer = _failed(f"{type(error).__name__}: {text}")
+            answers.write(f"{json.dumps(answer)}\n")
+            answers.flush()
     # Not by the usual way: the engine's telemetry would be waited for.
     os._exit(0)
 

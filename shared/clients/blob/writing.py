@@ -341,7 +341,7 @@ async def _whole(content: OpenItem, size_bytes: int) -> bytes:
         block = await content.read(left)
         if not block:
             raise SourceChanged("the source ended early", subject="source")
-        parts.append(block)
+        parts.append(bytes(block))
         left -= len(block)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

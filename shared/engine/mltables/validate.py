@@ -120,7 +120,7 @@ async def _load_both(
             names = [file["path"] for file in chosen]
             text = local_text(blueprint, relatives, names)
             assert text is not None
-            loaded, before = await asyncio.gather(*(_load(run, place, text, wanted) for place in (mine, theirs)))
+            loaded, before = await _load(run, text, [mine, theirs], wanted)
             is_full = loaded["rows"] >= max(wanted.head_rows, wanted.count_rows)
             if loaded["error"] or before["error"] or is_full or count >= min(len(files), _MOST_FILES):
                 return loaded, before, fetched
@@ -129,11 +129,12 @@ async def _load_both(
             count = min(count * 4, len(files), _MOST_FILES)
 
 
-async def _load(run: MltableRun, folder: Path, text: str, wanted: Validation) -> LoadedTable:
-    await asyncio.to_thread(Path(folder, "MLTable").write_text, text, encoding="utf-8")
+async def _load(run: MltableRun, text: str, folders: list[Path], wanted: Validation) -> list[LoadedTable]:
+    for folder in folders:
+        await asyncio.to_thread(Path(folder, "MLTable").write_text, text, encoding="utf-8")
     return await run.loader.load(
-        str(folder), head_rows=wanted.head_rows, count_rows=wanted.count_rows, timeout_s=wanted.timeout_s,
-        memory_bytes=wanted.memory,
+        [str(folder) for folder in folders], head_rows=wanted.head_rows, count_rows=wanted.count_rows,
+        timeout_s=wanted.timeout_s, memory_bytes=wanted.memory,
     )  # fmt: skip
 
 
