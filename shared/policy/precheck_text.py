@@ -204,7 +204,7 @@ def _examples(check: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _name(finding: Mapping[str, Any]) -> str:
-    return _FINDINGS.get(finding["kind"], (finding["kind"], ""))[0]
+    return _FINDINGS.get(finding["kind"], (str(finding["kind"]), ""))[0]
 
 
 def _about(finding: Mapping[str, Any]) -> str:
