@@ -59,11 +59,23 @@ def codes_in_the_source() -> set[str]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
                     found.add(node.value.value)
+                if isinstance(node, ast.Tuple) and (code := _code_of_problem(node)):
+                    found.add(code)
                 if isinstance(node, ast.Dict):
                     for key, value in zip(node.keys, node.values, strict=True):
                         if isinstance(key, ast.Constant) and key.value in ("code", "error_code"):
                             found |= {value.value} if isinstance(value, ast.Constant) else set()
     return {code for code in found if isinstance(code, str)} - {"invalid_spec"}
+
+
+def _code_of_problem(node: ast.Tuple) -> str | None:
+    """The code of ``("code", "sentence")``, which is how a listing tells what is the matter with an item."""
+    if len(node.elts) != 2 or not isinstance(first := node.elts[0], ast.Constant):
+        return None
+    second = node.elts[1]
+    is_sentence = isinstance(second, ast.JoinedStr) or (isinstance(second, ast.Constant) and " " in str(second.value))
+    is_code = isinstance(first.value, str) and re.fullmatch("[a-z]+(_[a-z]+)+", first.value)
+    return str(first.value) if is_sentence and is_code else None
 
 
 def test_every_error_code_is_explained() -> None:
