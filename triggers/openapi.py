@@ -61,7 +61,42 @@ _STATUS = {
         "started_at": {"type": "string", "format": "date-time"},
         "updated_at": {"type": "string", "format": "date-time"},
         "ended_at": {"type": ["string", "null"], "format": "date-time"},
-        "progress": {"type": "object"},
+        "progress": {
+            "type": "object",
+            "properties": {
+                **{
+                    name: {"type": "integer"}
+                    for name in (
+                        "planned",
+                        "uploaded",
+                        "skipped",
+                        "renamed",
+                        "failed",
+                        "deleted",
+                        "bytes_planned",
+                        "bytes_done",
+                    )
+                },
+                "planning_done": {"type": "boolean"},
+                "listed": {
+                    "type": "integer",
+                    "description": "items read so far of libraries and containers, which is done before planning",
+                },
+                "items_per_s": {"type": "number"},
+                "bytes_per_s": {"type": "number"},
+                "eta_s": {"type": ["integer", "null"]},
+                "success_rate": {"type": ["number", "null"]},
+            },
+        },
+        "source_load": {
+            "type": ["object", "null"],
+            "description": "resource units of SharePoint that a worker spent in the last minute, while items are moved",
+            "properties": {
+                "units": {"type": "integer"},
+                "ceiling": {"type": ["integer", "null"], "description": "allowed in a minute; null as long as unknown"},
+                "share": {"type": ["number", "null"]},
+            },
+        },
         "error": {"type": ["object", "null"]},
         "links": {"type": "object"},
     },

@@ -28,8 +28,16 @@ RUN_HERE = {
     "python3 dev.py start --settings .state/emulators/local.settings.json",
     ".venv/bin/python -m tools.migrate start docs/examples/first.yaml --watch",
     ".venv/bin/python -m tools.migrate list",
+    ".venv/bin/python -m tools.migrate start docs/examples/library.yaml --watch",
     "python3 dev.py bench",
 }
+
+
+def test_the_example_is_the_one_that_is_run() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    comment, _, example = (REPOSITORY / "docs/examples/library.yaml").read_text(encoding="utf-8").partition("\n")
+    assert comment.startswith("#")
+    assert f"```yaml\n{example}```" in readme
 
 
 def test_every_command_is_run_somewhere() -> None:
@@ -127,6 +135,11 @@ def test_the_first_migration(copy: Path, started: list[Background]) -> None:
     docs = copy / "docs"
     assert moved == {path.relative_to(docs): path.read_bytes() for path in docs.rglob("*") if path.is_file()}
     assert moved
+    library = run(
+        copy, ".venv/bin/python -m tools.migrate start docs/examples/library.yaml --watch", environment=environment
+    )
+    assert "48 of 48 items" in library
+    assert len([path for path in (lake.parent / "library").rglob("*") if path.is_file()]) == 48
     assert host.stop() == 0
     assert emulators.stop() == 0
 
