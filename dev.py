@@ -118,7 +118,9 @@ def dispatch(command: str, args: list[str]) -> int:
     if command == "bench":
         module, args = benchmark(args)
     elif command == "test":
-        module, args = "pytest", ["-rs", *args]
+        # The whole suite mostly waits, for processes and sockets; a part of it is for somebody who looks at its output.
+        together = [] if args else ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"]
+        module, args = "pytest", ["-rs", *together, *args]
     elif command == "emulators":
         module = "local.emulators"
         if not any(arg == "--root" or arg.startswith("--root=") for arg in args):

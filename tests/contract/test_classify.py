@@ -36,7 +36,8 @@ TABLE = [
     *((404, code, DestinationMissing, "destination_missing") for code in (
         "ArtifactNotFound", "WorkspaceNotFound", "FilesystemNotFound")),
     *((404, code, NotFound, "not_found") for code in (
-        "PathNotFound", "BlobNotFound", "SourcePathNotFound", "RenameDestinationParentPathNotFound", "")),
+        "PathNotFound", "BlobNotFound", "SourcePathNotFound", "")),
+    (404, "RenameDestinationParentPathNotFound", NotFound, "parent_missing"),
     (409, "PathAlreadyExists", TargetConflict, "target_exists"),
     (409, "PathConflict", TargetConflict, "path_conflict"),
     (409, "LeaseIdMissing", AccessDenied, "target_locked"),
