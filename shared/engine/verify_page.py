@@ -12,7 +12,7 @@ from shared.model.records import FileRecord
 from shared.model.steps import Counts, Verification, no_counts, no_verification
 
 _BUDGET_S = 120.0
-_READERS = 16
+_READERS = 32
 _READ_ATTEMPTS = 4
 _SHARE_SCALE = 2**32
 
