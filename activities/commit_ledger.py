@@ -1,6 +1,6 @@
 """Remember what the run has moved."""
 
-from shared.engine import index_source, ledger
+from shared.engine import emptied_folders, index_source, ledger
 from shared.model.job import parse_job
 from shared.model.steps import RunRequest
 from shared.services import Services
@@ -15,4 +15,6 @@ async def run(services: Services, request: RunRequest) -> dict[str, int]:
     rows = await ledger.commit_ledger(records, parse_job(document["spec"]).name)
     # After the ledger: what is known of a drive may be older than it, never newer.
     await index_source.commit_drives(records)
+    if await records.load("prepared.json") is not None:
+        await emptied_folders.remove_emptied_folders(await services.files_run(request["run"], request["round"]))
     return {"rows": rows}

@@ -9,4 +9,4 @@ async def run(services: Services, request: IndexSourceRequest) -> IndexSourceOut
     """Idempotent: a repeat goes on from what was noted down."""
     files_run = await services.files_run(request["run"], request["round"])
     items, done = await index_source.index_source(files_run, request["source"])
-    return {"items": items, "done": done}
+    return {"items": items, "done": done, "cancelled": not done and await files_run.records.cancelled()}

@@ -130,6 +130,7 @@ class _Migration:
             request = {"run": self.run, "round": self.round, "source": source}
             outcome = yield from step(self.context, INDEX_SOURCE, request, self.state["decisions"]["retry"])
             self.listed = before + outcome["items"]
+            self.state["cancelled"] = self.state["cancelled"] or outcome.get("cancelled", False)
             self.show()
             if outcome["done"] or self.is_cancelled():
                 return

@@ -18,7 +18,7 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from shared.engine.sources import DriveTree, ListedTree, SourcePart, row_of, row
 from shared.errors import SourceMissing
 from shared.model.records import dump_lines, load_lines
 from shared.policy import drive_tree
-from shared.policy.paths import sort_key
+from shared.policy.paths import sort_key, too_long_reason, unmappable_reason
 from shared.ports import Moved, RunStore, SourceItem
 
 # An activity hands back its cursor after so long, far below any function timeout.
@@ -43,7 +43,7 @@ _AT_ONCE = 5_000
 
 
 async def index_source(run: FilesRun, number: int) -> tuple[int, bool]:
-    """Read on, for a minute at most; once all is read, write the catalog.
+    """Read on, for a minute at most or until somebody cancels; once all is read, write the catalog.
 
     Idempotent: what a killed call has read and not noted down is read again.
 
@@ -125,7 +125,7 @@ async def _read_listing(records: RunRecords, number: int, tree: ListedTree, stat
         state["chunks"] += 1
         state["items"] += len(rows)
         state["is_read"] = state["cursor"] is None
-        if state["is_read"] or time.monotonic() - started_s > _BUDGET_S:
+        if state["is_read"] or time.monotonic() - started_s > _BUDGET_S or await records.cancelled():
             return
 
 
@@ -159,7 +159,8 @@ async def _read_feed(records: RunRecords, number: int, tree: DriveTree, state: d
         items += [asdict(item) for item in page.items]
         if page.token is not None:
             state |= {"is_read": True, "token": page.token}
-        out_of_time = time.monotonic() - started_s > _BUDGET_S
+        # Between two pages, since a walk whose service asks to slow down takes its time.
+        out_of_time = time.monotonic() - started_s > _BUDGET_S or await records.cancelled()
         if state["is_read"] or out_of_time or len(items) >= _CHUNK_ITEMS:
             await keep()
         if state["is_read"] or out_of_time:
@@ -184,6 +185,7 @@ create table item (id text primary key, parent_id text, name text, kind text, re
 create table ledger (path text primary key, id text, ref text, version text, size_bytes integer, etag text, hash text,
                      own integer) without rowid;
 create table live (key text primary key, path text, id text, version text, told integer, row text) without rowid;
+create table placed (id text primary key) without rowid;
 create index ledger_id on ledger (id);
 create index live_path on live (path);
 create index live_id on live (id);
@@ -210,14 +212,18 @@ async def _arrange(run: FilesRun, number: int, part: SourcePart, state: dict[str
         for old in ledger.parts:
             await asyncio.to_thread(_insert_ledger, database, await read_part(store, old), part.sub)
         live = await asyncio.to_thread(_place, database, await part.tree.feed.start_id())
-        if not live and part.tree.tells_changes and run.job.deleted == "mirror" and ledger.rows:
+        was_more = database.execute("select exists (select 1 from ledger)").fetchone()[0]
+        if not live and part.tree.tells_changes and run.job.deleted == "mirror" and was_more:
             raise SourceMissing(
                 "the library is empty, but this job has moved files from it before; deleted: mirror would delete them "
                 "all. Check the library and the permissions, or delete the folder in the lake yourself",
                 code="source_empty",
                 subject=run.job.field_of(number),
             )
-        rows = _changes(database, is_fresh=state["is_fresh"]) if part.tree.tells_changes else _whole(database)
+        if part.tree.tells_changes:
+            rows = _changes(database, lambda path: _is_taken(run, part.sub, path), is_fresh=state["is_fresh"])
+        else:
+            rows = _whole(database)
         parts = await _write_rows(store, records.key(f"{rows_key(number)}/part"), rows)
         await store.put(records.key(f"{rows_key(number)}/index.json"), encode_index(parts))
         home = _home(run, number)
@@ -255,10 +261,14 @@ def _insert_known(database: sqlite3.Connection, rows: list[Row]) -> None:
 
 
 def _apply_feed(database: sqlite3.Connection, items: list[dict[str, Any]]) -> None:
-    """The last word on an item counts. What is gone keeps the name and parent that it had: the feed leaves them out."""
+    """The last word on an item counts. What is gone keeps the name and parent that it had: the feed leaves them out.
+
+    Names are kept as JSON, since one may hold half a surrogate pair, which neither SQLite nor Parquet takes.
+    """
     database.execute("begin")
     for item in items:
-        item_id, parent_id, name, kind = item.pop("id"), item.pop("parent_id"), item.pop("name"), item.pop("kind")
+        item_id, parent_id, kind = item.pop("id"), item.pop("parent_id"), item.pop("kind")
+        name = json.dumps(told) if (told := item.pop("name")) else ""
         if kind == "gone":
             before = database.execute("select parent_id, name from item where id = ?", (item_id,)).fetchone()
             if before is not None:
@@ -283,8 +293,10 @@ def _insert_ledger(database: sqlite3.Connection, rows: list[Row], sub: str) -> N
 def _place(database: sqlite3.Connection, start_id: str | None) -> int:
     """Fill ``live`` with what lies below the start folder, by its path in the lake; how many items there are."""
     known = {
-        row[0]: drive_tree.Node(*row[1:])
-        for row in database.execute("select id, parent_id, name, kind from item where kind <> 'file'")
+        item_id: drive_tree.Node(parent_id, _named(name), kind)
+        for item_id, parent_id, name, kind in database.execute(
+            "select id, parent_id, name, kind from item where kind <> 'file'"
+        )
     }
     tree = drive_tree.DriveTree(known, start_id)
     items = database.execute("select id, parent_id, name, kind, rest, told from item where kind in ('file', 'other')")
@@ -292,20 +304,28 @@ def _place(database: sqlite3.Connection, start_id: str | None) -> int:
     database.execute("begin")
     for item_id, parent_id, name, kind, rest, told in items:
         # Files are known one at a time: nothing lies below them, and there are too many of them.
-        known[item_id] = drive_tree.Node(parent_id, name, kind)
+        known[item_id] = drive_tree.Node(parent_id, _named(name), kind)
         place = tree.place(item_id)
         if kind == "file":
             del known[item_id]
+        is_known = place.where not in ("gone", "orphan", "cycle")
+        if is_known:
+            database.execute("insert into placed values (?)", (item_id,))
         if place.where in ("gone", "outside") or not place.path:
             continue
         row = row_of(_source_item(item_id, place, json.loads(rest)))
         database.execute(
-            "insert or replace into live values (?, ?, ?, ?, ?, ?)",
+            # What is only guessed to lie there takes nobody's place.
+            f"insert or {'replace' if is_known else 'ignore'} into live values (?, ?, ?, ?, ?, ?)",  # noqa: S608
             (sort_key(row["path"]), row["path"], item_id, row["version"], told, json.dumps(row)),
         )
         count += 1
     database.execute("commit")
     return count
+
+
+def _named(name: str) -> str:
+    return json.loads(name) if name else ""
 
 
 def _source_item(item_id: str, place: drive_tree.Place, rest: dict[str, Any]) -> SourceItem:
@@ -329,34 +349,46 @@ def _whole(database: sqlite3.Connection) -> Iterator[Row]:
         yield json.loads(row)
 
 
-# Files of the lake, written by this job, whose item has another path now that is free: they can be renamed.
+# Files of the lake, written by this job, whose item has another path now that is free: they can be renamed. Where an
+# item has several, the last is the one that counts.
 _RENAMED = """
     select ledger.path as old, live.path as new, live.version = ledger.version as same, ledger.etag, ledger.hash,
-           ledger.size_bytes
+           ledger.size_bytes, live.row
     from ledger join live on live.id = ledger.id
     where ledger.id <> '' and ledger.own and ledger.hash <> '' and ledger.etag <> '' and ledger.path <> live.path
       and not exists (select 1 from live other where other.path = ledger.path)
       and not exists (select 1 from ledger other where other.path = live.path)
+    order by same, old
 """
+# What is gone from its path and known to be elsewhere needs no second look at the drive, which still has the item.
 _DIFFERING = """
     select live.key as key, live.row, live.told, null, null from live left join ledger on ledger.path = live.path
     where ledger.path is null or ledger.version <> live.version
     union all
     select replace(ledger.path, '/', char(0)), null, null, ledger.path,
-           case when exists (select 1 from live where live.id = ledger.id) then '' else ledger.ref end
+           case when exists (select 1 from placed where placed.id = ledger.id) then '' else ledger.ref end
     from ledger left join live on live.path = ledger.path where live.path is null
     order by key
 """
 
 
-def _changes(database: sqlite3.Connection, *, is_fresh: bool) -> Iterator[Row]:
+def _is_taken(run: FilesRun, sub: str, path: str) -> bool:
+    """Whether the plan moves what has this path, rather than leave it out or report it."""
+    full = f"{sub}/{path}" if sub else path
+    return run.wanted(full) and not unmappable_reason(full) and not too_long_reason(run.target(full))
+
+
+def _changes(database: sqlite3.Connection, is_taken: Callable[[str], bool], *, is_fresh: bool) -> Iterator[Row]:
     """What the lake does not have as it should be, and what the drive has lost, in path order.
 
     What is skipped for what it is shows up when the drive tells of it, not in every run.
     """
     moved: dict[str, Moved] = {}
-    for old, new, same, etag, md5, size_bytes in database.execute(_RENAMED):
-        moved[new] = Moved(old, etag, md5, size_bytes, bool(same))
+    for old, new, same, etag, md5, size_bytes, row in database.execute(_RENAMED):
+        # A file cannot go into a folder that stands where it stood itself.
+        crossing = new.startswith(f"{old}/") or old.startswith(f"{new}/")
+        if not crossing and is_taken(new) and not json.loads(row)["problem_code"]:
+            moved[new] = Moved(old, etag, md5, size_bytes, bool(same))
     left = {one.path for one in moved.values()}
     for _, text, told, lost, ref in database.execute(_DIFFERING):
         if text is None:
@@ -366,7 +398,7 @@ def _changes(database: sqlite3.Connection, *, is_fresh: bool) -> Iterator[Row]:
         row = json.loads(text)
         if row["skip"] and not told and not is_fresh:
             continue
-        if row["path"] in moved and not row["problem_code"]:
+        if row["path"] in moved:
             row["moved"] = json.dumps(asdict(moved[row["path"]]))
         yield row
 

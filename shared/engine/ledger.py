@@ -98,8 +98,9 @@ async def _recorded(records: RunRecords) -> AsyncIterator[Change]:
                     "source_ref": record.get("source_ref", ""),
                 },
             )
-        elif record["error_code"] in _DAMAGED:
+        elif record["error_code"] in _DAMAGED or (record.get("renamed_from") and record.get("etag")):
             # No hash and no version: to be moved anew, whatever the lake says of it. The ETag still guards a delete.
+            # So what was renamed in the lake, and then failed.
             yield (
                 record["path"],
                 {

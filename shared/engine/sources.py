@@ -189,8 +189,10 @@ class JoinedTree:
         return next((load for part in self.parts if (load := part.tree.load()) is not None), None)
 
     def relative(self, path: str) -> str:
-        """The path within its source, which a job's filters are about."""
-        return _relative(self._part(path).sub, path)
+        """The path within its source as the source has it, which a job's filters are about."""
+        part = self._part(path)
+        within = _relative(part.sub, path)
+        return source_path(within) if isinstance(part.tree, IndexedTree) else within
 
     def _part(self, path: str) -> SourcePart:
         for part in self.parts:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from shared.engine.emptied_folders import folders_above, remove_deepest_first
 from shared.engine.files_run import FilesRun
+from shared.engine.ledger import open_ledger
 from shared.engine.run_records import not_moved
 from shared.errors import (
     ConnectionLost,
@@ -73,6 +75,8 @@ class _Batch:
         self.retry_after_s: float | None = None
         self.stop: _Stop | None = None
         self.lake_known = run.job.mode == "full" and page.startswith("p")
+        # Items whose file was renamed in the lake by this delivery, with its new ETag; empty where it was gone.
+        self.renamed: dict[str, str] = {}
 
     async def carry_out(self) -> TransferBatchOutcome:
         self.items = await self.run.records.batch(self.page, self.batch)
@@ -145,13 +149,18 @@ class _Batch:
         await self.run.records.put_results(self.page, self.name, records)
 
     def _record(self, item: PlannedItem, record: FileRecord) -> None:
+        if item["path"] in self.renamed:
+            # Whatever came after the rename: the file is not where the ledger has it.
+            record["renamed_from"] = item["moved"]["path"]
+            if record["status"] not in _ACHIEVED:
+                record["etag"] = self.renamed[item["path"]]
         self.done[item["path"]] = record
 
     # -- one item ------------------------------------------------------------------------------------------------
 
     async def _move(self, item: PlannedItem) -> FileRecord | None:
         try:
-            record = await (self._delete(item) if item["action"] == "delete" else self._copy(item))
+            record = await (self._delete(item) if item["action"] == "delete" else self._put(item))
         except RunError as error:
             self.stop = self.stop or _Stop({"code": error.code, "detail": error.detail})
             return None
@@ -159,15 +168,34 @@ class _Batch:
             if isinstance(error, ConnectionLost | ServiceUnavailable):
                 self.failures_in_a_row += 1
             record = self._failed(item, error)
-            if record["status"] == "retrying" and error.code == "path_conflict":
-                # What was in the folder is being mirrored away; once it is empty, the file fits.
-                with suppress(MigrationError):
-                    await self.run.lake.remove_empty_folder(item["path"])
             if record["status"] == "failed" and item["action"] == "create" and not isinstance(error, TargetConflict):
                 await self._remove_leftover(item)
             return record
         self.failures_in_a_row = 0
         return record
+
+    async def _put(self, item: PlannedItem) -> FileRecord:
+        try:
+            return await self._copy(item)
+        except TargetConflict as error:
+            if error.code != "path_conflict" or not await self._clear_way(item["path"]):
+                raise
+        return await self._copy(item)
+
+    async def _clear_way(self, path: str) -> bool:
+        """Remove the folder that stands where a file should be, once what this job had in it is gone.
+
+        Returns:
+            Whether it is gone; False as well where no folder is in the way, or one that was never this job's.
+        """
+        if self.run.ledger is None:
+            self.run.ledger = await open_ledger(self.run.records.store, self.run.job.name, self.run.pair)
+        below = await self.run.ledger.between(f"{path}/", f"{path}/\U0010ffff")
+        if not below and self.run.job.deleted != "mirror":
+            return False
+        inside = {folder for folder in folders_above(below) if folder.startswith(f"{path}/")}
+        await remove_deepest_first(self.run, inside)
+        return await self.run.lake.remove_empty_folder(path)
 
     async def _copy(self, item: PlannedItem) -> FileRecord:
         path, action = item["path"], item["action"]
@@ -238,8 +266,11 @@ class _Batch:
             etag = await self.run.lake.move(moved["path"], item["path"], was)
         except (NotFound, TargetConflict):
             # Somebody changed or removed the file, or something else is at its new place: as if nothing were known.
+            if await self.run.lake.properties(moved["path"]) is None:
+                self.renamed[item["path"]] = ""
             return None, "compare"
         if not moved["same"]:
+            self.renamed[item["path"]] = etag
             return None, "replace"
         written = Written(was.size_bytes, was.md5, etag)
         return {**self._done(item, "renamed", item["source_version"], written), "renamed_from": moved["path"]}, ""
@@ -318,9 +349,12 @@ class _Batch:
         }  # fmt: skip
 
     def _failed(self, item: PlannedItem, error: MigrationError) -> FileRecord:
-        # Where a file became a folder, what is mirrored deletes the one before the other fits.
+        # Where a file became a folder, what is mirrored deletes the one before the other fits; so do renames, which
+        # are all under way in the first attempt.
         clears = (
-            isinstance(error, TargetConflict) and error.code == "path_conflict" and self.run.job.deleted == "mirror"
+            isinstance(error, TargetConflict)
+            and error.code == "path_conflict"
+            and (self.run.job.deleted == "mirror" or (bool(item.get("id")) and self.attempt == 1))
         )
         retry = (isinstance(error, TransientError) or clears) and not self.final
         if retry and isinstance(error, TransientError) and error.retry_after_s:

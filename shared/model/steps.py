@@ -56,6 +56,8 @@ class IndexSourceOutcome(TypedDict):
     items: int
     """Read so far."""
     done: bool
+    cancelled: NotRequired[bool]
+    """It ended early, since somebody cancelled; the event may come later than the marker."""
 
 
 class SurveyRequest(TypedDict):
