@@ -5,8 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 import triggers
 from shared import errors
+from shared.model.job import parse_job
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +84,18 @@ def _code_of_problem(node: ast.Tuple) -> str | None:
 def test_every_error_code_is_explained() -> None:
     explained = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")))
     assert codes_in_the_source() - UNSEEN_CODES <= explained
+
+
+def test_every_spec_that_is_shown_is_one() -> None:
+    target = {"workspace": "Migration", "lakehouse": "Landing", "path": "Files/shown"}
+    shown = []
+    for name in ("README.md", "docs/operations.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        shown += [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    files = [block for block in shown if "source" in block or "sources" in block]
+    jobs = [parse_job({"kind": "files", "name": "shown", "target": target, **block}) for block in files]
+    types = {source.type for job in jobs if job.kind == "files" for source, _ in job.places()}
+    assert types == {"folder", "sharepoint", "blob"}
 
 
 def test_every_route_is_in_the_api_description() -> None:
