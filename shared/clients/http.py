@@ -19,6 +19,7 @@ from shared.errors import (
     ConnectionLost,
     MigrationError,
     ServiceUnavailable,
+    SourceChanged,
     Throttled,
     TransientError,
 )
@@ -167,6 +168,9 @@ class Transport:
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure: TransientError = ConnectionLost(f"{_named(error)}", subject=subject)
+            except SourceChanged:
+                # The same condition fails again, however often it is sent; who set it has to look anew.
+                raise
             except TransientError as error:
                 failure = error
             if isinstance(failure, Throttled | ServiceUnavailable):

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from shared.clients import http
+from shared.clients.blob import BlobContainer
 from shared.clients.onelake import OneLake
 from shared.clients.onelake.service import SMALL_BLOCK_BYTES, block_bytes
 from shared.engine.survey import survey_target
@@ -30,6 +31,7 @@ from shared.errors import (
 from shared.policy.paths import staging_prefix
 from tests.support.emulated import Content, Lake, MakeOneLake, MakeTokens
 from tests.support.runs import make_run
+from tests.support.storage_account import MakeAccount, StorageAccount, unsigned_tokens
 
 MIB = 1024 * 1024
 NAMES = [
@@ -133,6 +135,113 @@ async def test_any_name_is_the_same_name_everywhere(lake: Lake) -> None:
         assert found.etag == replaced.etag
         assert await lake.folder.delete(name, etag=replaced.etag)
     assert lake.on_disk() == {}
+
+
+# -- renaming and copying ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["g", "d/g", "new/deep/g", "d/f.txt", "d/\u00e9 %41 #?"])
+@pytest.mark.parametrize("fault", ["", "reset_before", "reset_after", "server_error", "throttle"])
+async def test_a_rename_takes_the_file_and_nothing_else(lake: Lake, path: str, fault: str) -> None:
+    data = os.urandom(9)
+    was = await lake.folder.create("d/F.txt", Content(data))
+    if fault:
+        lake.faults({"operation": "rename", "fault": fault, "times": 1})
+    sent = len(lake.effects("append", "append_flush", "flush"))
+    etag = await lake.folder.move("d/F.txt", path, was)
+    assert lake.on_disk() == {path: data}
+    found = await lake.folder.properties(path)
+    assert found is not None
+    assert (found.etag, found.md5) == (etag, was.md5)
+    assert len(lake.effects("append", "append_flush", "flush")) == sent, "not a byte"
+    assert await lake.folder.move("d/F.txt", path, was) == etag, "a second delivery finds it where it was to go"
+    assert await lake.folder.delete(path, etag=etag), "the ETag is good for a condition"
+
+
+async def test_a_rename_with_a_lost_answer_after_its_parent_was_made(lake: Lake) -> None:
+    was = await lake.folder.create("f", Content(b"1"))
+    lake.faults({"operation": "rename", "fault": "reset_after", "after": 1, "times": 1})
+    etag = await lake.folder.move("f", "new/f", was)
+    assert lake.on_disk() == {"new/f": b"1"}
+    assert await lake.folder.delete("new/f", etag=etag)
+
+
+@pytest.mark.parametrize("fault", ["", "reset_after"])
+async def test_a_rename_changes_nothing_where_it_is_not_what_was_meant(
+    lake: Lake, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_ATTEMPTS", 2)
+    was = await lake.folder.create("f", Content(b"1"))
+    for path, data in (("taken", b"2"), ("twin", b"1"), ("folder/file", b"3")):
+        await lake.folder.create(path, Content(data))
+    before = lake.on_disk()
+    if fault:
+        lake.faults({"operation": "rename", "fault": fault})
+    for path, codes in (
+        # The twin has the very bytes, and is not it as long as the file stands where it was.
+        ("taken", {"target_exists"}), ("twin", {"target_exists"}),
+        ("folder", {"target_exists", "path_conflict"}), ("taken/below", {"path_conflict", "parent_missing"}),
+    ):  # fmt: skip
+        with pytest.raises((TargetConflict, NotFound, ConnectionLost)) as caught:
+            await lake.folder.move("f", path, was)
+        assert fault or caught.value.code in codes, (path, caught.value.code)
+    lake.faults()
+    with pytest.raises(NotFound):
+        await lake.folder.move("missing", "g", was)
+    changed = await lake.folder.replace("f", Content(b"by somebody else"))
+    with pytest.raises(TargetConflict) as refused:
+        await lake.folder.move("f", "g", was)
+    assert refused.value.code == "target_changed"
+    assert lake.on_disk() == {**before, "f": b"by somebody else"}
+    await lake.folder.move("f", "g", changed)
+
+
+async def test_an_empty_folder_goes_and_no_other(lake: Lake) -> None:
+    was = await lake.folder.create("a/b/f", Content(b"1"))
+    assert not await lake.folder.remove_empty_folder("a/b")
+    assert not await lake.folder.remove_empty_folder("a/b/f"), "a file is no folder"
+    await lake.folder.move("a/b/f", "f", was)
+    assert not await lake.folder.remove_empty_folder("a")
+    lake.faults({"operation": "delete", "fault": "reset_after", "times": 1})
+    await lake.folder.remove_empty_folder("a/b")
+    assert await lake.folder.properties("a/b") is None
+    assert await lake.folder.remove_empty_folder("a")
+    assert not await lake.folder.remove_empty_folder("a")
+    assert lake.on_disk() == {"f": b"1"}
+
+
+@pytest.mark.parametrize("fault", ["", "reset_before", "reset_after"])
+@pytest.mark.parametrize("size", [0, 5])
+async def test_a_copy_by_the_service(
+    lake: Lake, make_onelake: MakeOneLake, storage: StorageAccount, make_account: MakeAccount, size: int, fault: str
+) -> None:
+    container = storage.make_container()
+    data = os.urandom(size)
+    uploaded = container.upload_blob("a/b c", data)
+    tree = BlobContainer(make_account(tokens=unsigned_tokens()), container.container_name)
+    item = await tree.stat("a/b c")
+    assert item is not None
+    source = await tree.copy_source("a/b c", item.ref)
+    assert source is not None
+    folder = lake.open(make_onelake(blob_url=lake.emulators.addresses["onelake_blob_url"]))
+    if fault:
+        lake.faults({"operation": "append_flush", "fault": fault, "times": 1})
+    written = await folder.copy("new/\u00e9", source, new=True)
+    assert lake.on_disk() == {"new/\u00e9": data}
+    found = await lake.folder.properties("new/\u00e9")
+    assert found is not None
+    assert (written.size_bytes, written.md5, written.etag) == (size, hashlib.md5(data).hexdigest(), found.etag)
+    assert sum(one["bytes"] for one in lake.effects()) == 0, "not a byte went through here"
+    await lake.folder.create("taken", Content(b"1"))
+    with pytest.raises(TargetConflict) as caught:
+        await folder.copy("taken", source, new=True)
+    assert caught.value.code == "target_exists"
+    container.upload_blob("a/b c", b"another", overwrite=True)
+    if size:
+        with pytest.raises(SourceChanged):
+            await folder.copy("late", source, new=True)
+        assert "late" not in lake.on_disk()
+    assert uploaded.blob_name == "a/b c"
 
 
 async def test_deleting(lake: Lake) -> None:
