@@ -7,9 +7,11 @@ embedded host, which it starts for that time. Interrupted or killed, it goes on 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ _REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _FINISHED: Final = frozenset({"completed", "completed_with_failures", "failed", "cancelled"})
 _POLL_S: Final = 0.5
 _UNREACHABLE_FOR_S: Final = 60.0
+_ENDED_WITHIN_S: Final = 30.0
 _ALIVE: Final = re.compile(r"mltable-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(?:-[0-9]{1,6})?")
 _OUTPUTS: Final = {"json": "migration_manifest.json", "csv": "migration_manifest.csv", "md": "migration_manifest.md",
                    "html": "migration_manifest.html", "signoff": "migration_signoff.html"}  # fmt: skip
@@ -99,10 +102,18 @@ def _app(arguments: argparse.Namespace) -> Iterator[Api]:
     own = {"RUN_STORE_URL": f"file:{arguments.state.resolve() / 'store'}", "SCHEDULE_TICK": "0 0 0 1 1 *",
            "FUNCTIONS_WORKER_RUNTIME": "python"}  # fmt: skip
     missing = {name: value for name, value in own.items() if not told.get(name)}
+    left = arguments.state / "command-host.json"
+    if (orphan := _left_behind(left)) is not None:
+        print(f"On the embedded host {orphan[0]} that an earlier command left behind.", file=sys.stderr)
+        yield Api(orphan[0], "")
+        _end(orphan[1])
+        left.unlink(missing_ok=True)
+        return
     try:
         host = launch(_REPOSITORY, arguments.state, env=missing, settings_file=settings)
     except HostFailed as failed:
         raise Unreachable(f"the embedded host did not start: {failed}") from None
+    left.write_text(json.dumps({"url": host.url, "pid": host.pid}), encoding="utf-8")
     with host:
         print(f"On the embedded host {host.url}; its log is {host.log_path}.", file=sys.stderr)
         try:
@@ -112,6 +123,28 @@ def _app(arguments: argparse.Namespace) -> Iterator[Api]:
             with suppress(TimeoutError, KeyboardInterrupt):
                 host.stop()
             raise
+
+
+def _left_behind(file: Path) -> tuple[str, int] | None:
+    """Address and process of a host whose command was killed: it went on by itself, and holds the state."""
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        os.kill(told["pid"], 0)
+        Api(told["url"], "").call("GET", "/migrations", query={"top": "1"}, holds=("value",))
+    except (OSError, ValueError, KeyError, Unreachable, Refused):
+        return None
+    return told["url"], told["pid"]
+
+
+def _end(pid: int) -> None:
+    """Let a host of ours that is nobody's child end by itself, as Ctrl-C would."""
+    deadline_s = time.monotonic() + _ENDED_WITHIN_S
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGINT)
+        while time.monotonic() < deadline_s:
+            os.kill(pid, 0)
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
 
 
 def _migrate(api: Api, spec: dict[str, Any], output: Path) -> int:

@@ -36,7 +36,6 @@ from shared.ports import BlobDatastore, DataContainer, DataVersion
 _T = TypeVar("_T")
 
 _TOKEN_WITHIN_S = 60.0
-_SDK_RETRIES = 3
 _SHOWN_CHARACTERS = 300
 # The SDK reads the address of the service from the environment while a client is made.
 _ENDPOINT_VARIABLE = "AZUREML_DEV_URL_MFE"
@@ -200,9 +199,10 @@ class AzureMLRegistry:
             os.environ[_ENDPOINT_VARIABLE] = self._url
         try:
             options: dict[str, Any] = {"connection_verify": self._ca_bundle} if self._ca_bundle else {}
+            # Retrying is the orchestration's, on durable timers; the SDK's own would be multiplied by it.
             client = MLClient(
                 _ThreadCredential(loop, self._tokens), self._workspace.subscription_id, self._workspace.resource_group,
-                self._workspace.name, enable_telemetry=False, retry_total=_SDK_RETRIES, **options,
+                self._workspace.name, enable_telemetry=False, retry_total=0, **options,
             )  # fmt: skip
         finally:
             if self._url and before is None:

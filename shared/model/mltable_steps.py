@@ -78,7 +78,11 @@ class AssetFile(TypedDict):
 
 
 class CopiedFile(TypedDict):
-    """What became of one file: ``service`` copied it by itself, ``stream`` through here, ``present`` was there."""
+    """What became of one file.
+
+    ``how``: ``service`` copied it by itself, ``stream`` went through here, ``present`` was there when the plan was
+    made, ``found`` came to be there since: a write whose answer was lost, or another run's.
+    """
 
     path: str
     size_bytes: int

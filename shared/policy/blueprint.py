@@ -37,7 +37,7 @@ _TRANSFORMATIONS = (
     "select_partitions", "sample", "filter", "take", "take_random_sample", "skip", "drop_columns", "keep_columns",
     "convert_column_types",
 )  # fmt: skip
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|[A-Za-z]:[\\/]")
 _SIGNATURE = re.compile(r"(?i)([?&]sig=)[^&\s'\"]+")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
 _GLOB = re.compile(r"[*?\[{]")

@@ -1,4 +1,4 @@
-"""One pair of workspaces and one host for all tests here; each begins with no assets, and works below its own prefix."""
+"""One pair of workspaces and one host for all tests here; each begins with no assets and no blobs at the target."""
 
 from __future__ import annotations
 

@@ -100,7 +100,8 @@ def test_configuration_by_versions_globs_and_overrides(app: App, ws: Workspaces,
         "migrated/stock_b/1",
     }  # fmt: skip
     assert manifest["not_requested"] == [
-        {"name": "left_out", "versions": ["1"], "archived": False}, {"name": "sales", "versions": ["1"], "archived": False},
+        {"name": "left_out", "versions": ["1"], "archived": False},
+        {"name": "sales", "versions": ["1"], "archived": False},
     ]  # fmt: skip
     assert manifest["signoff"]["may_delete_source"] == "review"
 

@@ -19,7 +19,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.identity import ClientSecretCredential
 from azure.storage.blob import ContainerClient
 
-from local.emulators.launch import RunningEmulators
+from local.emulators.launch import RunningEmulators, azureml_settings
 from local.host.process import RunningHost
 from local.host.process import launch as launch_host
 from tests.support.platform import FINISHED, PATIENCE_S, REPOSITORY, Answer, http
@@ -150,7 +150,8 @@ class App:
         self.settings = root / "settings.json"
         self.settings.write_text('{"IsEncrypted": false, "Values": {}}', encoding="utf-8")
         self.environment = {
-            **workspaces.emulators.environment(client), "RUN_STORE_URL": f"file:{self.store}",
+            **workspaces.emulators.environment(), **azureml_settings(workspaces.emulators.addresses, client),
+            "RUN_STORE_URL": f"file:{self.store}",
             "SCHEDULE_TICK": "0 0 0 1 1 *", "RETRY_FIRST_DELAY_S": "0.1", "RETRY_ATTEMPTS": "3", **environment,
         }  # fmt: skip
         self.host = self._launch()

@@ -26,7 +26,9 @@ _READ_BYTES = 4 * 1024 * 1024
 # Above that a file is no "small file" of a hash sample; where all are larger, the smallest are taken.
 _SAMPLE_BYTES = 64 * 1024 * 1024
 _HASHED_AT_ONCE = 4
-_JOURNAL_FILES = 100
+_JOURNAL_FILES = 25
+# Of what a rollback may delete; what was merely found may be another run's.
+_OURS = ("service", "stream")
 
 
 async def copy_part(run: MltableRun, group: int, version: int, part: int) -> Counts:
@@ -106,7 +108,7 @@ async def copy_file(run: MltableRun, root: str, file: AssetFile, options: Option
         same = await _same_there(source, target, file, name)
         if same is None:
             raise
-        return same
+        return {**same, "how": "found"}
 
 
 async def check_files(run: MltableRun, group: int, version: int) -> dict[str, Any]:
@@ -157,7 +159,7 @@ async def roll_back(run: MltableRun, group: int, version: int) -> int:
     copied = await run.records.all_copied(group, version, document["parts"])
     target = run.target.container
     deleted = 0
-    wrote = [(f"{document['root']}/{one['path']}", one["etag"]) for one in copied if one["how"] != "present"]
+    wrote = [(f"{document['root']}/{one['path']}", one["etag"]) for one in copied if one["how"] in _OURS]
     if document.get("blueprint_etag"):
         wrote.append((f"{document['root']}/{BLUEPRINT}", document["blueprint_etag"]))
     for name, etag in wrote:
@@ -246,6 +248,12 @@ async def _compare_hashes(run: MltableRun, root: str, sample: list[AssetFile]) -
                 own = await hash_of(run.source.blobs(file["container"]), file["name"], file["ref"])
                 there = await hash_of(run.target.container, f"{root}/{file['path']}", "")
             except NotFound:
+                mismatches.append(file["path"])
+                return
+            except TransientError as error:
+                if error.code != "integrity_mismatch":
+                    raise
+                # What was read is not what the account says that it keeps.
                 mismatches.append(file["path"])
                 return
             except ItemError:
