@@ -10,6 +10,7 @@ from azure.durable_functions import DurableOrchestrationClient, OrchestrationRun
 
 from shared import names
 from shared.model.job import KINDS, MAX_SPEC_BYTES, SpecError, parse_job
+from shared.model.records import shown
 from shared.services import Services
 from triggers.answers import Refused, answer, choice, page_size
 from triggers.starting import ALIVE_STATUSES, children_of, index_key, start_job, start_round
@@ -20,7 +21,7 @@ _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": 
             "summary": "application/json",
             "html": "text/html; charset=utf-8", "signoff": "text/html; charset=utf-8"}  # fmt: skip
 _POLL_S = 10
-_ITEM_STATUSES = ("uploaded", "skipped", "failed", "deleted", "planned", "success", "missing")
+_ITEM_STATUSES = ("uploaded", "skipped", "renamed", "failed", "deleted", "planned", "success", "missing")
 # One answer reads at most so many pages of records, whatever it finds on them.
 _PAGES_READ = 10
 
@@ -117,8 +118,8 @@ async def _retry_failed(services: Services, client: DurableOrchestrationClient, 
             "that stopped, start its job again: what is done is skipped",
         )  # fmt: skip
     progress = document["progress"]
-    base = {name: progress[name] for name in ("planned", "bytes_planned", "uploaded", "skipped", "failed", "deleted",
-                                              "bytes_done")}  # fmt: skip
+    base = {name: progress[name] for name in ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed",
+                                              "deleted", "bytes_done")}  # fmt: skip
     try:
         await start_round(services, client, document["id"], document["name"], document["round"], base)  # type: ignore[arg-type]
     except LookupError:
@@ -189,7 +190,7 @@ async def items(services: Services, client: DurableOrchestrationClient, req: fun
                 continue
             if len(found) == top:
                 return answer({"value": found, "continuation": f"{current or ''}.{number}"})
-            found.append(record)
+            found.append(shown(record))
         skip = 0
         read += 1
         current = page

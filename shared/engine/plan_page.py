@@ -132,7 +132,7 @@ async def _sort_out(
         if item.problem is not None:
             code, detail = item.problem
             if code == "source_gone" and memory is not None and job.deleted == "mirror" and _is_ours(memory):
-                planned.append(_deletion(item.path, memory["etag"]))
+                planned.append(_deletion(run, item.path, memory["etag"]))
                 continue
             settled.append(_settled(run, page, item, "skipped" if item.skip else "failed", code=code, detail=detail))
             continue
@@ -174,7 +174,7 @@ async def _sort_out(
         # deletes. What the job only found there with the same content was never its to delete.
         gone = dict.fromkeys(remembered, "") if listed.gone is None else listed.gone
         planned += [
-            _deletion(path, remembered[path]["etag"], ref)
+            _deletion(run, path, remembered[path]["etag"], ref)
             for path, ref in gone.items()
             if path in remembered and run.wanted(path) and _is_ours(remembered[path])
         ]
@@ -196,9 +196,11 @@ def _last(listed: SourcePage) -> str | None:
     return listed.items[-1].path if listed.items else None
 
 
-def _deletion(path: str, etag: str, ref: str = "") -> PlannedItem:
-    return {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag, "own": True,
-            "ref": ref}  # fmt: skip
+def _deletion(run: FilesRun, path: str, etag: str, ref: str = "") -> PlannedItem:
+    item: PlannedItem = {"path": path, "size_bytes": 0, "source_version": "", "action": "delete", "etag": etag,
+                         "own": True, "ref": ref}  # fmt: skip
+    name = run.source.relative(path)
+    return item if path.endswith(name) else {**item, "facts": {"source_path": name}}
 
 
 def _moved(moved: Moved) -> MovedFrom:

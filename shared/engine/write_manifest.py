@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.engine.dry_run import DryRun
 from shared.engine.run_records import RunRecords
-from shared.model.records import MANIFEST_FIELDS, FileRecord
+from shared.model.records import MANIFEST_FIELDS, FileRecord, shown
 from shared.policy.precheck import Precheck
 from shared.policy.precheck_text import Table, tables
 from shared.policy.quantities import show_bytes
@@ -45,7 +45,7 @@ async def write_manifest(records: RunRecords, header: dict[str, Any], dry_run: D
         if record["status"] == "failed":
             errors[record["error_code"] or "unknown"] += 1
             if len(failures) < _SHOWN_FAILURES:
-                failures.append(record)
+                failures.append(shown(record))
     head = {
         **header,
         "counts": {"items": counts.total(), **{name: counts[name] for name in sorted(counts)}},
@@ -73,7 +73,8 @@ async def _write_full(records: RunRecords, head: dict[str, Any]) -> None:
         lines: list[str] = []
         first = True
         held = 0
-        async for record in records.records():
+        async for found in records.records():
+            record = shown(found)
             line = json.dumps({field: record.get(field) for field in MANIFEST_FIELDS}, separators=(",", ":"))
             lines.append(("\n" if first else ",\n") + line)
             first = False

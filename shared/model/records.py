@@ -3,6 +3,8 @@
 import json
 from typing import Any, Literal, NotRequired, TypedDict
 
+from shared.policy.paths import lake_path
+
 FileStatus = Literal["uploaded", "skipped", "renamed", "failed", "deleted", "planned", "retrying", "cancelled"]
 
 
@@ -69,6 +71,18 @@ MANIFEST_FIELDS = (
 
 # Of an item of a package. Not "planned": a checkpoint says that of what the package has not come to yet.
 FINAL_STATUSES = frozenset({"uploaded", "skipped", "renamed", "failed", "deleted"})
+
+
+def shown(record: FileRecord) -> FileRecord:
+    """The record as people read it: ``path`` is what the source calls the item, where the lake takes another name.
+
+    With several sources, it stays below the source's folder of the target.
+    """
+    source = record.get("source")
+    own = source.get("source_path") if isinstance(source, dict) else None
+    if not isinstance(own, str):
+        return record
+    return {**record, "path": record["path"].removesuffix(lake_path(own)) + own}
 
 
 def dump_lines(rows: list[Any]) -> bytes:

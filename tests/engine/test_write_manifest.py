@@ -213,3 +213,22 @@ async def test_a_dry_run_that_was_cut_short_says_so() -> None:
     formats = await dry_run(record("a", "planned", action="create"), status="cancelled")
     assert json.loads(formats["json"])["precheck"]["complete"] is False
     assert "ended before it had seen everything" in formats["html"].decode()
+
+
+async def test_the_path_is_the_sources_own_and_the_target_the_lakes() -> None:
+    records = RunRecords(memory_store(), "run-1")
+    await put_page(records, "p00001", [
+        record("docs/dot%2E", "failed", error_code="locked", source={"source_path": "dot."}),
+        record("docs/plain", source={"drive_item_id": "01"}),
+        record("docs/sur%ED%A0%BDrogate%0A", source={"source_path": "sur\ud83drogate\n"}),
+    ])  # fmt: skip
+    await write_manifest(records, HEADER)
+    manifest = json.loads(await records.store.get(records.key("manifest.json")) or b"")
+    assert [(one["path"], one["target"]) for one in manifest["items"]] == [
+        ("docs/dot.", "Files/job/docs/dot%2E"), ("docs/plain", "Files/job/docs/plain"),
+        ("docs/sur\ud83drogate\n", "Files/job/docs/sur%ED%A0%BDrogate%0A"),
+    ]  # fmt: skip
+    for form in ("csv", "md", "html"):
+        text = (await records.store.get(records.key(f"manifest.{form}")) or b"").decode()
+        assert "docs/dot." in text
+    assert "docs/dot%2E" not in (await records.store.get(records.key("manifest.html")) or b"").decode()
