@@ -2,12 +2,12 @@
 
 from shared import VERSION
 from shared.engine.mltables import report
-from shared.model.mltable_steps import MltableReportRequest
+from shared.model.mltable_steps import MltableReportRequest, ReportOutcome
 from shared.services import Services
 
 
-async def run(services: Services, request: MltableReportRequest) -> dict[str, int]:
-    """Idempotent: written anew from the same records. Returns versions by what became of them."""
+async def run(services: Services, request: MltableReportRequest) -> ReportOutcome:
+    """Idempotent: written anew from the same records. Returns sums."""
     records = services.records(request["run"])
     document = await records.load("run.json")
     if document is None:

@@ -64,6 +64,7 @@ class _Migration:
         self.decisions: dict[str, Any] = {"dry_run": False, "parallel_assets": 1, "retry": _RETRY}
         self.cancel = context.wait_for_external_event(CANCEL_EVENT)
         self.cancelled = False
+        self.verification: dict[str, Any] | None = None
 
     def prepare(self) -> Steps:
         self.show()
@@ -126,14 +127,15 @@ class _Migration:
             "ended_at": self.context.current_utc_datetime.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }  # fmt: skip
         self.show(status=status, error=error)
-        totals = yield from step(self.context, WRITE_ASSET_REPORTS, request, _RETRY)
+        written = yield from step(self.context, WRITE_ASSET_REPORTS, request, _RETRY)
+        totals, self.verification = written["totals"], written["verification"]
         # The records have the last word: of a version that was settled twice, or not at all.
         if status == "completed" and totals.get("failed"):
             status = "completed_with_failures"
         self.show(status=status, error=error, totals=totals)
         if error is not None:
             raise MltablesFailed(f"{error['code']}: {error['detail']}")
-        return {"status": status, "counts": self.counts, "totals": totals}
+        return {"status": status, "counts": self.counts, "totals": totals, "verification": self.verification}
 
     def show(
         self,
@@ -146,6 +148,6 @@ class _Migration:
         """Publish where the run stands, as custom status."""
         self.context.set_custom_status({
             "phase": self.phase, "status": status, "counts": self.counts, "planning_done": bool(self.groups),
-            "error": error, "verification": None, "totals": totals, "waiting": 0, "attempt": 1,
+            "error": error, "verification": self.verification, "totals": totals, "waiting": 0, "attempt": 1,
             "children": [self.child(number) for number in running or []],
         })  # fmt: skip

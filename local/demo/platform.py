@@ -35,6 +35,7 @@ class Platform:
         work: The folder.
         sources: The folder that a job may read.
         estate: What the emulated tenant holds, as `local.emulators.estate` has it.
+        azureml: Whether Azure ML and its storage are emulated as well.
         latency_ms: Added to every call to the emulators.
         wants_usual_port: Whether the host takes the port that command lines expect, where it is free.
 
@@ -50,6 +51,7 @@ class Platform:
         sources: Path,
         *,
         estate: dict[str, Any],
+        azureml: bool = False,
         latency_ms: float = 0,
         wants_usual_port: bool = False,
     ) -> None:
@@ -65,7 +67,7 @@ class Platform:
         with ExitStack() as started:
             try:
                 self.emulators: RunningEmulators = started.enter_context(
-                    launch_emulators(work / "emulators", latency_ms=latency_ms, config=described)
+                    launch_emulators(work / "emulators", latency_ms=latency_ms, config=described, azureml=azureml)
                 )
                 self._environment = {
                     **self.emulators.environment(),

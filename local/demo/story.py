@@ -20,6 +20,7 @@ from typing import Any, Final
 from local.demo.comparison import Comparison, check_manifest, compare_folders
 from local.demo.invoices import SPECIAL_NAMES, Sources, make_sources, write_invoice
 from local.demo.library import estate_with_library, migrate_library
+from local.demo.mltables import migrate_mltables, why_not
 from local.demo.platform import LAKEHOUSE, WORKSPACE, Platform, StepFailed
 from local.demo.stage import Run, Stage, listed, require_identical
 from shared.policy.progress_line import LiveLine, settled_items
@@ -88,6 +89,7 @@ class Story:
             self._migrate_again(platform)
             self._change_one(platform)
             migrate_library(self._stage, platform)
+            migrate_mltables(self._stage, platform, self._no_azureml, self._seed)
             if not keep:
                 self._stage.begin("stopping")
                 platform.stop()
@@ -129,9 +131,10 @@ class Story:
         self._stage.begin("starting emulators and host")
         began_s = time.monotonic()
         latency_ms = _LATENCY_WITH_KILLS_MS if self._kills else 0.0
+        self._no_azureml = why_not()
         platform = Platform(
-            self._work, self._sources, estate=estate_with_library(self._seed), latency_ms=latency_ms,
-            wants_usual_port=wants_usual_port,
+            self._work, self._sources, estate=estate_with_library(self._seed), azureml=self._no_azureml is None,
+            latency_ms=latency_ms, wants_usual_port=wants_usual_port,
         )  # fmt: skip
         try:
             platform.call("GET", "/health")

@@ -162,6 +162,11 @@ class MltableReportRequest(TypedDict):
     ended_at: str
 
 
+class ReportOutcome(TypedDict):
+    totals: dict[str, int]
+    verification: dict[str, Any] | None
+
+
 def outcome(
     next_step: Step, counts: Counts, *, parts: int = 0, parallel: int = 1, cancelled: bool = False
 ) -> StepOutcome:

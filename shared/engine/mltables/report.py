@@ -10,14 +10,14 @@ from typing import Any
 
 from shared.engine.mltables.run import AssetRecords, MltableRun
 from shared.errors import MigrationError
-from shared.model.mltable_steps import RECORD_FIELDS, AssetRecord
+from shared.model.mltable_steps import RECORD_FIELDS, AssetRecord, ReportOutcome
 from shared.policy.quantities import show_bytes
 
 _TOTALS = {"success": "uploaded", "skipped": "skipped", "failed": "failed", "missing": "failed", "planned": "planned"}
 _ORDER = ("success", "skipped", "planned", "missing", "failed")
 
 
-async def write_reports(records: AssetRecords, run: MltableRun | None, header: dict[str, Any]) -> dict[str, int]:
+async def write_reports(records: AssetRecords, run: MltableRun | None, header: dict[str, Any]) -> ReportOutcome:
     """Write manifest (JSON, CSV, Markdown, HTML) and sign-off (Markdown, HTML). Idempotent but for what it asks.
 
     Args:
@@ -26,7 +26,7 @@ async def write_reports(records: AssetRecords, run: MltableRun | None, header: d
         header: What stands above the records.
 
     Returns:
-        Versions by the names of the status document's progress.
+        Versions by the names of the status document's progress, and the sums of what was compared.
     """
     items: list[AssetRecord] = [record async for _, page in records.final_pages() for record in page]
     prepared = await records.load("prepared.json") or {}
@@ -53,6 +53,7 @@ async def write_reports(records: AssetRecords, run: MltableRun | None, header: d
         "not_requested": not_asked,
         "other_data_assets": inventory["others"],
     }  # fmt: skip
+    head["verification"] = _verification(items)
     head["signoff"] = _signoff(head, items)
     rows = [{name: item.get(name) for name in RECORD_FIELDS} for item in items]
     put = records.store.put
@@ -66,7 +67,7 @@ async def write_reports(records: AssetRecords, run: MltableRun | None, header: d
     totals: Counter[str] = Counter()
     for status, count in counts.items():
         totals[_TOTALS[status]] += count
-    return dict(totals)
+    return {"totals": dict(totals), "verification": head["verification"]}
 
 
 def _workspace(config: dict[str, Any], store: dict[str, Any] | None) -> dict[str, Any]:
@@ -105,6 +106,22 @@ async def _labels(
         found.append({"asset_name": name, "source_latest": source, "expected": expected, "target_latest": target,
                       "verdict": verdict})  # fmt: skip
     return found
+
+
+def _verification(items: list[AssetRecord]) -> dict[str, Any] | None:
+    """The sums of what was compared, in the terms of a files migration; None where nothing was."""
+    compared = [item for item in items if item["checks"]]
+    if not compared:
+        return None
+    verdicts = {verdict for item in compared for verdict in item["checks"].values()}
+    return {
+        "mode": "mltable",
+        "verdict": "failed" if "failed" in verdicts else "incomplete" if "warning" in verdicts else "passed",
+        "listed": sum(item["dest_file_count"] for item in compared),
+        "hashes_checked": sum(item["hash_sample_count"] for item in compared),
+        "hash_mismatches": sum(item["hash_mismatches"] for item in compared),
+        "tables_loaded": sum(item["validation_loaded"] is True for item in compared),
+    }
 
 
 def _signoff(head: dict[str, Any], items: list[AssetRecord]) -> dict[str, Any]:
