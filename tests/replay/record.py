@@ -1,5 +1,6 @@
-"""Records histories of real runs on the embedded host, for ``test_histories.py``: ``python -m tests.replay.record``.
+"""Records histories of real runs on the embedded host, for ``test_histories.py``.
 
+``python -m tests.replay.record`` those of files migrations, with the argument ``mltables`` those of MLTables.
 To be run again when an orchestrator is changed on purpose; then the old histories no longer fit, and neither do the
 instances that are alive when the change is deployed.
 """
@@ -7,12 +8,14 @@ instances that are alive when the change is deployed.
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from local.emulators.launch import launch
+from tests.support.mltables import App, Workspaces
 from tests.support.platform import Platform, make_files, running
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -46,8 +49,9 @@ def record() -> None:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "platform") as platform:
         runs = {"plain": _plain(platform), "retried": _retried(platform), "stopped": _stopped(platform)}
         state = platform.state
-        shutil.rmtree(HISTORIES, ignore_errors=True)
-        HISTORIES.mkdir()
+        for old in HISTORIES.glob("*.json"):
+            if not old.name.startswith("mltables"):
+                old.unlink()
         for file in state.iterdir():
             if file.suffix in (".db", ".sqlite", ".sqlite3"):
                 with sqlite3.connect(file) as database:
@@ -78,5 +82,26 @@ def _write(database: sqlite3.Connection, name: str, run: str, private: str) -> N
         (HISTORIES / f"{name}{suffix}.json").write_text(text + "\n", encoding="utf-8")
 
 
+def record_mltables() -> None:
+    """Replace the histories of MLTable migrations; needs what the emulated Azure ML needs."""
+    with tempfile.TemporaryDirectory() as folder, launch(Path(folder) / "emulators", azureml=True) as emulators:
+        workspaces = Workspaces(emulators)
+        for name, version in (("one", "1"), ("one", "2"), ("two", "1")):
+            workspaces.add(name, version)
+        workspaces.register("target", "two", "1", "azureml://datastores/workspaceblobstore/paths/other/")
+        app = App(workspaces, Path(folder) / "app")
+        try:
+            manifest = app.run("recorded", [{"name": "*", "versions": ["*"]}], validation={})
+        finally:
+            app.close()
+        for old in HISTORIES.glob("mltables*.json"):
+            old.unlink()
+        with sqlite3.connect(app.root / "state" / "host.db") as database:
+            _write(database, "mltables", manifest["id"], folder)
+
+
 if __name__ == "__main__":
-    record()
+    if "mltables" in sys.argv[1:]:
+        record_mltables()
+    else:
+        record()
