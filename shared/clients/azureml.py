@@ -6,6 +6,7 @@ Facts: docs/protocols/azureml.md. The package is imported by the first call, sin
 import asyncio
 import logging
 import os
+import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -29,14 +30,18 @@ from shared.errors import (
     ServiceUnavailable,
     TargetConflict,
     Throttled,
+    TransientError,
 )
 from shared.policy.asset_uri import WorkspaceName
+from shared.policy.backoff import transport_delay_s
 from shared.ports import BlobDatastore, DataContainer, DataVersion
 
 _T = TypeVar("_T")
 
 _TOKEN_WITHIN_S = 60.0
 _SHOWN_CHARACTERS = 300
+_ATTEMPTS = 4
+_LONGEST_WAIT_S = 20.0
 # The SDK reads the address of the service from the environment while a client is made.
 _ENDPOINT_VARIABLE = "AZUREML_DEV_URL_MFE"
 _MAKING = threading.Lock()
@@ -68,6 +73,7 @@ class AzureMLRegistry:
         self._url = url
         self._ca_bundle = ca_bundle
         self._client: Any = None
+        self._credential: _ThreadCredential | None = None
 
     async def default_datastore(self) -> BlobDatastore:
         def ask(client: Any) -> Any:
@@ -168,12 +174,35 @@ class AzureMLRegistry:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     async def _call(self, ask: Callable[[Any], _T], subject: str) -> _T:
-        """Run one use of the SDK in a thread.
+        """Run one use of the SDK in a thread, a few times where that may help, once more with a fresh token.
+
+        Everything that is asked here may be asked twice: a registration with the same URI is an update.
 
         Raises:
             _Missing: the service says 404.
             MigrationError: as :func:`classify` sees it.
         """
+        is_fresh = False
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(ask, subject)
+            except Authentication as error:
+                if error.code != "token_rejected" or self._credential is None or is_fresh:
+                    raise
+                is_fresh = True
+                self._credential.reject()
+                # The SDK would go on with the token that it remembers.
+                self._client = None
+            except TransientError as error:
+                delay_s = transport_delay_s(attempt, error.retry_after_s, random.random(), 0.4)  # noqa: S311 - spread
+                if attempt >= _ATTEMPTS or delay_s > _LONGEST_WAIT_S:
+                    # The durable timers' turn.
+                    raise
+                await asyncio.sleep(delay_s)
+
+    async def _once(self, ask: Callable[[Any], _T], subject: str) -> _T:
         loop = asyncio.get_running_loop()
 
         def work() -> _T:
@@ -199,9 +228,10 @@ class AzureMLRegistry:
             os.environ[_ENDPOINT_VARIABLE] = self._url
         try:
             options: dict[str, Any] = {"connection_verify": self._ca_bundle} if self._ca_bundle else {}
-            # Retrying is the orchestration's, on durable timers; the SDK's own would be multiplied by it.
+            # Retrying is ours; the SDK's own would be multiplied by it.
+            self._credential = _ThreadCredential(loop, self._tokens)
             client = MLClient(
-                _ThreadCredential(loop, self._tokens), self._workspace.subscription_id, self._workspace.resource_group,
+                self._credential, self._workspace.subscription_id, self._workspace.resource_group,
                 self._workspace.name, enable_telemetry=False, retry_total=0, **options,
             )  # fmt: skip
         finally:
@@ -229,10 +259,19 @@ class _ThreadCredential:
     def __init__(self, loop: asyncio.AbstractEventLoop, tokens: Callable[[str], TokenSource]) -> None:
         self._loop = loop
         self._tokens = tokens
+        self._given: dict[str, tuple[TokenSource, AccessToken]] = {}
+
+    def reject(self) -> None:
+        """Say that what was given last was refused. To be called on the event loop."""
+        for tokens, token in self._given.values():
+            tokens.reject(token)
 
     def get_token(self, *scopes: str, **_: Any) -> AccessToken:
         async def ask() -> AccessToken:
-            return await self._tokens(scopes[0]).get()
+            tokens = self._tokens(scopes[0])
+            token = await tokens.get()
+            self._given[scopes[0]] = tokens, token
+            return token
 
         return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(_TOKEN_WITHIN_S)
 

@@ -289,3 +289,19 @@ def test_a_credential_that_is_not_there_or_of_another_tenant(app: App, job: str)
     spec["config"]["source_workspace_config"] = spec["config"]["target_workspace_config"]
     answer = app.call("POST", "/migrations", spec)
     assert (answer.status, answer.fields) == (400, ["config.target_workspace_config"])
+
+
+def test_a_token_that_is_refused_is_asked_for_once_more(app: App, ws: Workspaces, job: str) -> None:
+    ws.add("stale")
+    ws.emulators.set_faults([
+        {"service": "azureml", "fault": "expired_token", "times": 1},
+        {"service": "azureml_blob", "path": "amltargetstore/*", "fault": "expired_token", "times": 1},
+    ])  # fmt: skip
+    assert only(app.run(job, ["stale"]))["status"] == "success"
+    assert ws.emulators.fault_hits() == [1, 1]
+
+
+def test_azure_ml_that_throttles(app: App, ws: Workspaces, job: str) -> None:
+    ws.add("busy")
+    ws.emulators.set_faults([{"service": "azureml", "fault": "throttle", "probability": 0.15, "times": 4}])
+    assert only(app.run(job, ["busy"]))["status"] == "success"
