@@ -20,6 +20,10 @@ from shared.ports import Block
 CONNECT_S = 10.0
 SILENCE_S = 60.0
 _KEPT_S = 60.0
+# RFC 8305: when to try the next address of a host that has several.
+_NEXT_ADDRESS_S = 0.25
+_LONGEST_HEAD_BYTES = 256 * 1024
+_LONGEST_BODY_BYTES = 256 * 1024 * 1024
 # What is handed to the transport at once: handed over whole, a block would be copied, and once more encrypted.
 _SLICE_BYTES = 256 * 1024
 
@@ -62,11 +66,12 @@ class Exchanges:
         head = "\r\n".join(lines)
         if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1:
             raise ValueError(f"a line break in a request to {origin}")
+        sent = f"{head}\r\n\r\n".encode("latin-1")
         kept = self._kept.get(origin)
         if kept is None:
             kept = self._kept[origin] = deque()
         connection = _usable(kept) or await self._open(parts.scheme, parts.hostname or "", parts.port)
-        answer = await connection.exchange(f"{head}\r\n\r\n".encode("latin-1"), data, is_head=method == "HEAD")
+        answer = await connection.exchange(sent, data, is_head=method == "HEAD")
         if connection.is_open:
             connection.idle_since_s = time.monotonic()
             kept.append(connection)
@@ -80,7 +85,11 @@ class Exchanges:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop), host, port or (443 if trust else 80), ssl=trust
+                    lambda: _Connection(loop),
+                    host,
+                    port or (443 if trust else 80),
+                    ssl=trust,
+                    happy_eyeballs_delay=_NEXT_ADDRESS_S,
                 )
         except OSError as error:
             # A name that does not resolve, a refused connection, a certificate that is not trusted: said without a URL.
@@ -113,6 +122,8 @@ class _Connection(asyncio.Protocol):
         self._is_writable: asyncio.Event | None = None
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
+        self._received = 0
+        self._ends_with_connection = False
         self.is_open = True
         self.idle_since_s = 0.0
 
@@ -172,6 +183,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
+        if exc is None and self._ends_with_connection:
+            # The old way to say where a body ends, which proxies use for pages of their own.
+            self._answered()
         self._fail(exc or aiohttp.ServerDisconnectedError())
 
     def pause_writing(self) -> None:
@@ -193,9 +207,14 @@ class _Connection(asyncio.Protocol):
         if self._waiter is None or self._waiter.done():
             # A second answer behind the first.
             self.abort()
-        self._headers, self._body = [], []
+        self._headers, self._body, self._received = [], [], 0
+        self._ends_with_connection = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._received += len(name) + len(value)
+        if self._received > _LONGEST_HEAD_BYTES:
+            self._fail(aiohttp.ClientPayloadError("the head of the answer has no end"))
+            self.abort()
         self._headers.append((name.decode("latin-1"), value.decode("latin-1").strip()))
 
     def on_headers_complete(self) -> None:
@@ -203,8 +222,15 @@ class _Connection(asyncio.Protocol):
             # llhttp would wait for as many bytes as the header announces, and none follow.
             self._answered()
             self._parser = httptools.HttpResponseParser(self)
+            return
+        names = {name.lower() for name, _ in self._headers}
+        self._ends_with_connection = not names & {"content-length", "transfer-encoding"}
 
     def on_body(self, body: bytes) -> None:
+        self._received += len(body)
+        if self._received > _LONGEST_BODY_BYTES:
+            self._fail(aiohttp.ClientPayloadError("the body of the answer has no end"))
+            self.abort()
         self._body.append(body)
 
     def on_message_complete(self) -> None:

@@ -30,6 +30,8 @@ _T = TypeVar("_T")
 
 MAX_ATTEMPTS = 6
 BUDGET_S = 45.0
+# A service that says "in a year" is asked again before that.
+LONGEST_PAUSE_S = 900.0
 _MAX_REFRESHES = 3
 
 Classify = Callable[[int, Mapping[str, str], bytes, str], MigrationError]
@@ -55,8 +57,8 @@ class Pacing:
         self._bytes_free_at_s = 0.0
 
     def pause(self, seconds: float) -> None:
-        """Nobody sends anything for so long: the service has spoken to one for all."""
-        self._not_before_s = max(self._not_before_s, time.monotonic() + seconds)
+        """Nobody sends anything for so long: the service has spoken to one for all. Then it is asked again."""
+        self._not_before_s = max(self._not_before_s, time.monotonic() + min(seconds, LONGEST_PAUSE_S))
 
     def left_s(self) -> float:
         """Seconds until requests may be sent; 0 or less if they may be."""

@@ -107,14 +107,16 @@ class _Batch:
 
     async def _move_all(self, pending: list[PlannedItem]) -> _Stop | None:
         queue = iter(pending)
-        watch = asyncio.create_task(self._watch())
+        over = asyncio.Event()
+        watch = asyncio.create_task(self._watch(over))
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(_WORKERS, len(pending))):
                     workers.create_task(self._work(queue))
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            # Not cancelled: a write that is given up half-way may still arrive, after the one that follows.
+            over.set()
+            await watch
         return self.stop
 
     async def _work(self, queue: Iterator[PlannedItem]) -> None:
@@ -130,13 +132,18 @@ class _Batch:
             if record is not None:
                 self._record(item, record)
 
-    async def _watch(self) -> None:
+    async def _watch(self, over: asyncio.Event) -> None:
         """Save now and then, and notice that somebody cancelled."""
         while True:
-            await asyncio.sleep(_CHECKPOINT_EVERY_S)
-            await self._save()
-            if await self.run.records.cancelled():
-                self.stop = self.stop or _Stop(None)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _CHECKPOINT_EVERY_S)
+            if over.is_set():
+                return
+            # The store may be away for a moment; the batch itself says so if it still is at its end.
+            with suppress(MigrationError):
+                await self._save()
+                if await self.run.records.cancelled():
+                    self.stop = self.stop or _Stop(None)
 
     async def _save(self) -> None:
         # Another delivery of this batch may have been at work meanwhile, and what it achieved is true.
@@ -204,6 +211,8 @@ class _Batch:
             renamed, action = await self._rename(item)
             if renamed is not None:
                 return renamed
+            # What stands at the new place is the job's only if it was renamed there just now.
+            item = {**item, "own": bool(self.renamed.get(path)), "etag": self.renamed.get(path, "")}
         async with lake.slot(item["size_bytes"]):
             if action == "create" and (copied := await self._copy_by_service(item)) is not None:
                 return copied
@@ -217,16 +226,20 @@ class _Batch:
                         raise
                 finally:
                     await content.close()
+            # The job may replace its own file only, and only while it is that.
+            only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
             if action != "replace":
                 found = await lake.properties(path)
                 if found is not None and (same := await self._compare(item, found)) is not None:
                     return same
                 # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
                 own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
-                if self.run.job.existing == "fail" and found is not None and not own_leftover and not item["own"]:
-                    raise TargetConflict("another file is there already", code="target_exists", subject=path)
-            # The job may replace its own file only, and only while it is that.
-            only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
+                # Put Blob leaves nothing half-way, so what is empty is somebody else's.
+                own_leftover = own_leftover and self.run.job.limits.upload_sequence != "put_blob"
+                if self.run.job.existing == "fail" and found is not None:
+                    if not own_leftover and not item["own"]:
+                        raise TargetConflict("another file is there already", code="target_exists", subject=path)
+                    only_over = found.etag
             content = await self._open(item)
             try:
                 written = await lake.replace(path, content, only_over=only_over or None)

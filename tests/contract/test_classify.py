@@ -23,7 +23,7 @@ from shared.errors import (
 )
 
 TABLE = [
-    (400, "Md5Mismatch", ServiceUnavailable, "block_damaged"),
+    (400, "Md5Mismatch", TransientError, "block_damaged"),
     (400, "InvalidFlushPosition", TransientError, "flush_position"),
     (400, "FriendlyNameSupportDisabled", Configuration, "configuration"),
     *((400, code, ItemError, "refused_by_lake") for code in (

@@ -156,6 +156,38 @@ async def test_half_an_answer_is_an_error_and_nothing_is_sent_twice(exchanges: E
     assert requests == [1]
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_body_may_end_with_the_connection(exchanges: Exchanges, version: str) -> None:
+    """As a proxy's own pages do; what they say is worth more than that the connection was lost."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(f"HTTP/{version} 403 Forbidden\r\nConnection: close\r\n\r\nask the ".encode())
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        writer.write(b"administrator")
+        await writer.drain()
+
+    async with serving(serve) as (url, connections):
+        for number in (1, 2):
+            status, _, body = await exchanges.exchange("PUT", url, {}, b"")
+            assert (status, body) == (403, b"ask the administrator")
+            assert connections == [number]
+
+
+async def test_an_answer_without_end_is_given_up(exchanges: Exchanges) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while not writer.is_closing():
+            writer.write(b"X-Filler: " + b"y" * 1000 + b"\r\n")
+            await writer.drain()
+
+    async with serving(serve) as (url, _):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await exchanges.exchange("PUT", url, {}, b"")
+
+
 async def test_a_kept_connection_that_broke_meanwhile_is_not_used(exchanges: Exchanges) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)

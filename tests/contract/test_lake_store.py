@@ -588,7 +588,7 @@ async def test_a_pause_longer_than_an_activity_waits_is_handed_to_the_durable_ti
         with pytest.raises(Throttled) as second:
             await lake.folder.create("g", Content(b"1"))
     assert second.value.retry_after_s is not None
-    assert 3000 < second.value.retry_after_s <= 3600
+    assert 800 < second.value.retry_after_s <= 900, "an hour is asked about again after a quarter of it"
 
 
 async def test_memory_is_bounded_and_given_back(make_onelake: MakeOneLake) -> None:
@@ -598,12 +598,12 @@ async def test_memory_is_bounded_and_given_back(make_onelake: MakeOneLake) -> No
     waiting = [asyncio.create_task(budget.take(60)) for _ in range(3)]
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
-    await budget.give(big)
+    budget.give(big)
     for _ in range(5):
         await asyncio.sleep(0)
     assert sum(task.done() for task in waiting) == 1
     waiting[1].cancel()
-    await budget.give(60)
+    budget.give(60)
     for _ in range(5):
         await asyncio.sleep(0)
     assert sum(task.done() and not task.cancelled() for task in waiting) == 2

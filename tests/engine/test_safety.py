@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import shutil
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from shared.engine.plan_page import plan_page
 from shared.engine.survey import survey_target
 from shared.engine.transfer_batch import transfer_batch
 from shared.errors import ConnectionLost, MigrationError, TargetConflict
+from shared.model.records import MovedFrom
 from shared.ports import OpenItem, Written
 from tests.support.emulated import Content, Lake
 from tests.support.runs import PAIR, make_run, memory_store, plant
@@ -339,3 +342,46 @@ async def test_a_slow_delivery_does_not_overrule_what_another_achieved(
         "a": "uploaded", "b": "uploaded",
     }  # fmt: skip
     assert lake.on_disk() == {"a": b"1", "b": b"2"}
+
+
+# -- existing: fail --------------------------------------------------------------------------------------------------
+
+
+async def test_a_rename_onto_somebody_elses_file_leaves_it(lake: Lake, tmp_path: Path) -> None:
+    plant(tmp_path, {"new": b"mine"})
+    run = make_run(tmp_path, lake=lake.folder, existing="fail", mode="incremental")
+    written = await lake.folder.create("old", Content(b"mine"))
+    await lake.folder.create("new", Content(b"somebody else's"))
+    moved: MovedFrom = {"path": "old", "etag": written.etag, "hash": written.md5, "size_bytes": 4, "same": True}
+    await run.records.put_batch("p00001", 0, [{
+        "path": "new", "size_bytes": 4, "source_version": "v", "action": "rename", "etag": "", "own": True,
+        "moved": moved,
+    }])  # fmt: skip
+    await transfer_batch(run, "p00001", 0, 1, final=True)
+    assert lake.on_disk()["new"] == b"somebody else's"
+
+
+@pytest.mark.parametrize("sequence", ["auto", "put_blob"])
+async def test_a_file_that_somebody_is_uploading_is_not_overwritten(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequence: str
+) -> None:
+    """It is created after the listing, empty when it is met, and filled a moment later."""
+    plant(tmp_path, {"f": b"mine"})
+    ours = lake.open(sequence=sequence)
+    run = make_run(tmp_path, lake=ours, existing="fail", limits={"upload_sequence": sequence})
+    await lake.open(owner="other")._create_path("f", "f", None, new=True)
+    look = ours.properties
+
+    async def properties(path: str) -> Any:
+        found = await look(path)
+        if path == "f" and found and not found.size_bytes:
+            md5 = b64encode(hashlib.md5(b"theirs").digest()).decode()
+            await lake.open(owner="other")._append("f", "f", 0, b"theirs", md5, flush=True)
+        return found
+
+    monkeypatch.setattr(ours, "properties", properties)
+    await run.records.put_batch("p00001", 0, [
+        {"path": "f", "size_bytes": 4, "source_version": "v", "action": "create", "etag": "", "own": False}
+    ])  # fmt: skip
+    await transfer_batch(run, "p00001", 0, 1, final=True)
+    assert lake.on_disk()["f"] == b"theirs"

@@ -89,7 +89,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
     if status == 409:
         return _conflict(code, said, subject)
     if code == "Md5Mismatch":
-        return ServiceUnavailable("a block was damaged on the way", code="block_damaged", subject=subject)
+        return TransientError("a block was damaged on the way", code="block_damaged", subject=subject)
     if code == "InvalidBlockList":
         return TransientError("another upload to the same path took the blocks", code="block_list", subject=subject)
     if code == "InvalidFlushPosition":

@@ -18,6 +18,7 @@ _WINDOW_S = 0.1
 _SLACK_S = 0.004
 _STEADY = 1.25
 _QUEUEING = 2.0
+_DRIFT_PER_S = 0.05
 _CHANGES_KEPT = 20
 _COOL_S = 1.0
 
@@ -111,12 +112,14 @@ class AdaptiveLimit:
         now_s = self._now_s()
         if len(self._samples) < _WINDOW_SAMPLES or now_s - self._window_began_s < _WINDOW_S:
             return
-        samples, was_full = sorted(self._samples), self._was_full
+        samples, was_full, passed_s = sorted(self._samples), self._was_full, now_s - self._window_began_s
         self._samples, self._window_began_s, self._was_full = [], now_s, False
         typical_s = samples[len(samples) // 2]
-        # The idle latency may grow, slowly: another route, or a service that has become slower for good.
+        # The idle latency may grow, slowly: another route, or a service that has become slower for good. By time and
+        # not by windows, which are the longer the fewer calls there are.
         known_s = self._idle_latency_s
-        idle_s = self._idle_latency_s = typical_s if known_s is None else min(known_s * 1.005, typical_s)
+        grown = 1 + _DRIFT_PER_S * passed_s
+        idle_s = self._idle_latency_s = typical_s if known_s is None else min(known_s * grown, typical_s)
         shown = f"{typical_s * 1000:.0f} ms an answer, {idle_s * 1000:.0f} ms when idle"
         if typical_s > idle_s * _QUEUEING + _SLACK_S:
             self._met_a_limit = True

@@ -23,7 +23,6 @@ from shared.errors import (
     ItemError,
     MigrationError,
     NotFound,
-    ServiceUnavailable,
     TargetConflict,
     TransientError,
     Unsupported,
@@ -245,7 +244,7 @@ class _Copy:
                 sent["x-ms-source-if-match"] = f'"{self._source.etag}"'
         try:
             return await self._lake.transport.send_once("PUT", url, sent, data, self._subject, attempt)
-        except ServiceUnavailable as error:
+        except TransientError as error:
             if error.code == "block_damaged" and from_source:
                 # Not for the transport to repeat: the service has read and hashed it all.
                 raise IntegrityMismatch(

@@ -21,7 +21,6 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import classify, unsupported_flush
-from shared.clients.onelake.concurrency import AdaptiveLimit
 from shared.clients.onelake.copying import put_from_url
 from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, block_bytes, encode_path
 from shared.errors import (
@@ -44,6 +43,8 @@ _LIST_PAGE = 5000
 # Appends of one file at once, where the memory has room for them: at 100 ms a call, 8 MiB alone would be 80 MB/s.
 _BLOCKS_IN_FLIGHT = 4
 _READ_BLOCK = 1024 * 1024
+# With more than this, the time that a call takes tells of the size and not of the service.
+_TELLING_BYTES = 64 * 1024
 # Above this, hashing on the loop would hold up the other uploads for longer than a thread switch costs.
 _HASH_IN_THREAD_BYTES = 512 * 1024
 
@@ -81,7 +82,7 @@ class LakeFolder:
         self._root = root
         self._owner = owner
         self._bandwidth = bandwidth
-        self._uploads = AdaptiveLimit(in_flight, fixed=True) if in_flight else lake.uploads
+        self._uploads = lake.fixed_limit(owner, in_flight) if in_flight else lake.uploads
         self._sequence = sequence
         self._base = f"{lake.dfs_url}/{workspace_id}/{item_id}/"
 
@@ -150,7 +151,7 @@ class LakeFolder:
             try:
                 yield
             finally:
-                await self._lake.memory.give(taken)
+                self._lake.memory.give(taken)
 
     async def create(self, path: str, content: OpenItem) -> Written:
         """Write a file that is not there: create (on that condition) -> append -> flush, in place.
@@ -238,7 +239,8 @@ class LakeFolder:
             tries = attempt
             began_s = time.perf_counter()
             answer = await self._lake.transport.send_once("PUT", url, headers, data, subject, attempt)
-            self._uploads.answered(time.perf_counter() - began_s)
+            if len(data) <= _TELLING_BYTES:
+                self._uploads.answered(time.perf_counter() - began_s)
             return answer
 
         try:
@@ -296,8 +298,10 @@ class LakeFolder:
         finally:
             for task in sending:
                 task.cancel()
-            await asyncio.gather(*sending, return_exceptions=True)
-            await memory.give((rooms - 1) * block)
+            try:
+                await asyncio.gather(*sending, return_exceptions=True)
+            finally:
+                memory.give((rooms - 1) * block)
         await content.finish()
         md5 = b64encode(whole.digest()).decode("ascii")
         answer = await self._flush(subject, path, position, md5, etag)

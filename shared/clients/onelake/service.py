@@ -1,6 +1,8 @@
 """One OneLake endpoint: its transport, its SDK client and what was learned about it."""
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -48,6 +50,7 @@ class OneLake:
     transport: Transport = field(init=False)
     uploads: AdaptiveLimit = field(init=False)
     memory: "ByteBudget" = field(init=False)
+    _fixed: dict[tuple[str, int], AdaptiveLimit] = field(init=False, default_factory=dict)
     _sdk: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -57,6 +60,13 @@ class OneLake:
         self.uploads = AdaptiveLimit(self.in_flight)
         self.transport.on_refused = self.uploads.refused
         self.memory = ByteBudget(self.memory_bytes)
+
+    def fixed_limit(self, owner: str, in_flight: int) -> AdaptiveLimit:
+        """The places of a job that names their number: the same ones for all that this process does of it."""
+        key = (owner, in_flight)
+        if key not in self._fixed:
+            self._fixed[key] = AdaptiveLimit(in_flight, fixed=True)
+        return self._fixed[key]
 
     def sdk(self) -> "DataLakeServiceClient":
         """Microsoft's client, for what is not the upload itself. Its retries are off: ours honour Retry-After."""
@@ -91,24 +101,34 @@ def _origin(setting: str, url: str) -> str:
 
 
 class ByteBudget:
-    """Bytes that may be held at once. A single request larger than the whole budget waits until it is alone."""
+    """Bytes that may be held at once, first come, first served.
+
+    A single request larger than the whole budget waits until it is alone.
+    """
 
     def __init__(self, total_bytes: int) -> None:
         self._total = total_bytes
         self._free = total_bytes
-        self._waiting = 0
-        self._changed = asyncio.Condition()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size_bytes: int) -> int:
         """Wait for room; returns what to give back."""
         wanted = min(size_bytes, self._total)
-        async with self._changed:
-            self._waiting += 1
-            try:
-                await self._changed.wait_for(lambda: self._free >= wanted)
-            finally:
-                self._waiting -= 1
-            self._free -= wanted
+        if self.take_now(wanted):
+            return wanted
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((wanted, room))
+        try:
+            await room
+        except asyncio.CancelledError:
+            if room.done() and not room.cancelled():
+                # Given in the same moment.
+                self.give(wanted)
+            else:
+                with suppress(ValueError):
+                    self._waiting.remove((wanted, room))
+                self._admit()
+            raise
         return wanted
 
     def take_now(self, size_bytes: int) -> bool:
@@ -118,10 +138,16 @@ class ByteBudget:
         self._free -= size_bytes
         return True
 
-    async def give(self, size_bytes: int) -> None:
-        async with self._changed:
-            self._free += size_bytes
-            self._changed.notify_all()
+    def give(self, size_bytes: int) -> None:
+        self._free += size_bytes
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._free >= self._waiting[0][0]:
+            wanted, room = self._waiting.popleft()
+            if not room.done():
+                self._free -= wanted
+                room.set_result(None)
 
 
 def block_bytes(size_bytes: int) -> int:
