@@ -8,13 +8,13 @@ from tests.support.platform import Platform, make_files, running
 _SECRETS = (b"emulator-only-", b"eyJ", b"Bearer ")
 
 
-def _places(platform: Platform) -> dict[str, bytes]:
+def places(platform: Platform) -> dict[str, bytes]:
     files = [file for folder in (platform.store, platform.state) for file in folder.rglob("*") if file.is_file()]
-    found = {str(file.relative_to(platform.root)): file.read_bytes() for file in files}
+    read = {str(file.relative_to(platform.root)): file.read_bytes() for file in files}
     with sqlite3.connect(platform.state / "host.db") as database:
-        found["history"] = "\n".join(database.iterdump()).encode("utf-8", "surrogatepass")
+        read["history"] = "\n".join(database.iterdump()).encode("utf-8", "surrogatepass")
     database.close()
-    return found
+    return read
 
 
 def test_nothing_that_a_run_leaves_behind_holds_a_secret(root: Path) -> None:
@@ -48,8 +48,8 @@ def test_nothing_that_a_run_leaves_behind_holds_a_secret(root: Path) -> None:
             answers.append(platform.get("/health").body)
             platform.environment = right
         platform.kill_host()
-        places = _places(platform) | {f"answer {number}": body for number, body in enumerate(answers)}
-        assert len(places) > 20
-        assert any(place.endswith("host.log") and data for place, data in places.items())
-        leaks = {place: secret for place, data in places.items() for secret in _SECRETS if secret in data}
+        found = places(platform) | {f"answer {number}": body for number, body in enumerate(answers)}
+        assert len(found) > 20
+        assert any(place.endswith("host.log") and data for place, data in found.items())
+        leaks = {place: secret for place, data in found.items() for secret in _SECRETS if secret in data}
         assert not leaks

@@ -178,7 +178,8 @@ class Platform:
     """
 
     def __init__(self, root: Path, *, client: str = "migrator", fault_plan: Iterable[Mapping[str, Any]] | None = None,
-                 token_lifetime_s: int = 3600, seed: int = 0, **environment: str) -> None:  # fmt: skip
+                 token_lifetime_s: int = 3600, seed: int = 0, estate: Mapping[str, Any] | None = None,
+                 **environment: str) -> None:  # fmt: skip
         self.root = root
         self.sources = root / "sources"
         self.sources.mkdir(parents=True)
@@ -189,6 +190,9 @@ class Platform:
             "token_lifetime_s": token_lifetime_s, "seed": seed, "journal": True,
             "fault_plan": list(fault_plan) if fault_plan is not None else None,
         }  # fmt: skip
+        if estate is not None:
+            (root / "estate.json").write_text(json.dumps(estate))
+            self._emulator_options["config"] = root / "estate.json"
         self.python = sys.executable
         self.emulators = launch_emulators(root / "emulators", **self._emulator_options)
         self.environment = {
