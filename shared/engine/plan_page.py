@@ -6,6 +6,7 @@ from shared.engine.ledger import open_ledger
 from shared.engine.run_records import RunRecords
 from shared.engine.survey import open_survey
 from shared.errors import AccessDenied, SourceMissing
+from shared.model.job import Limits
 from shared.model.records import FileRecord, MovedFrom, PlannedItem
 from shared.model.steps import Counts, no_counts
 from shared.policy.batching import partition
@@ -16,6 +17,9 @@ from shared.ports import Moved, SourceItem, SourcePage, SourceTree
 PAGE_ITEMS = 5000
 # With the batches of a page as one sub-orchestration's activities, its history stays far below 1,000 tasks.
 PAGE_BATCHES = 200
+MIB = 1024 * 1024
+# How long a package may take that is held up by nothing but the job's own cap.
+ACTIVITY_S = 300
 
 
 class FailedItems:
@@ -87,7 +91,7 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
         )
     planned, settled = await _sort_out(run, page, listed, cursor, first_round=first_round)
     limits = run.job.limits
-    batches = partition([item["size_bytes"] for item in planned], limits.batch_items, limits.batch_bytes)
+    batches = partition([item["size_bytes"] for item in planned], limits.batch_items, _batch_bytes(limits))
     following = listed.cursor
     if len(batches) > PAGE_BATCHES:
         batches = batches[:PAGE_BATCHES]
@@ -201,6 +205,13 @@ def _deletion(run: FilesRun, path: str, etag: str, ref: str = "") -> PlannedItem
                          "own": True, "ref": ref}  # fmt: skip
     name = run.source.relative(path)
     return item if path.endswith(name) else {**item, "facts": {"source_path": name}}
+
+
+def _batch_bytes(limits: Limits) -> int:
+    """Bytes of a package: fewer under a cap that all packages of a worker share, so that none outlives its activity."""
+    if limits.bandwidth is None:
+        return limits.batch_bytes
+    return max(MIB, min(limits.batch_bytes, limits.bandwidth * ACTIVITY_S // limits.parallel_batches))
 
 
 def _moved(moved: Moved) -> MovedFrom:

@@ -280,3 +280,12 @@ async def test_names_that_are_not_utf8_fail_alone(folder: Path) -> None:
     settled = await run.records.results("p00001", "settled") or []
     assert settled[0]["error_code"] == "unmappable_path"
     assert settled[0]["target"] == "Files/job/caf\\xe9"
+
+
+async def test_packages_are_small_enough_for_the_bandwidth(folder: Path) -> None:
+    """16 packages of 256 MiB under a cap of 1 MiB/s would be under way for more than an hour."""
+    plant(folder, {f"f{number}": b"x" * 4_000_000 for number in range(12)})
+    run = make_run(folder, limits={"bandwidth": "1MiB/s", "parallel_batches": 32})
+    batches, counts, _ = await planning.plan_page(run, "p00001", 1, None)
+    assert counts["planned"] == 12
+    assert batches == 6, "of 300 MiB / 32 each"
