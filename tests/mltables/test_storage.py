@@ -1,0 +1,131 @@
+"""The container that is written to, over both accounts: conditions, copies by the service, refusals."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from local.emulators.launch import azureml_settings
+from shared.clients.blob import BlobAccount
+from shared.clients.blob.writing import DelegatedAccess, WritableContainer, side_classifier
+from shared.clients.credentials import STORAGE_SCOPE, TokenSource, build_credential
+from shared.clients.http import Transport
+from shared.errors import Authentication, SourceChanged, TargetConflict, Unsupported
+from tests.support.emulated import Content
+from tests.support.mltables import Workspaces
+
+
+class Sides:
+    """Both containers, as the app has them."""
+
+    def __init__(self, ws: Workspaces) -> None:
+        self.ws = ws
+        self._made: list[Any] = []
+
+    def open(self, side: str, client: str = "migrator", **options: Any) -> WritableContainer:
+        addresses = self.ws.emulators.addresses
+        settings = azureml_settings(addresses, client)
+        fields = json.loads(settings[f"CREDENTIAL_AZUREML_{side.upper()}"])
+        tokens = TokenSource(lambda: build_credential(fields, addresses["ca_bundle"]), STORAGE_SCOPE, time.time)
+        account = f"aml{side}store"
+        url = addresses["azureml"]["storage_urls"][account]
+        classify = side_classifier(side, "give it a role")
+        transport = Transport(tokens, classify, ca_bundle=addresses["ca_bundle"])
+        access = DelegatedAccess(tokens, account, url, transport)
+        opened = BlobAccount(url, access, ca_bundle=addresses["ca_bundle"], classify=classify)
+        self._made += [opened, transport, tokens]
+        container = self.ws.workspace(side)["datastores"][0]["container"]
+        return WritableContainer(opened, container, transport, **options)
+
+    async def close(self) -> None:
+        for made in self._made:
+            await made.close()
+
+
+@pytest.fixture
+async def sides(ws: Workspaces) -> AsyncIterator[Sides]:
+    made = Sides(ws)
+    yield made
+    await made.close()
+
+
+async def listed(container: WritableContainer, name: str) -> Any:
+    found = await container.stat(name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+async def test_put_is_conditional(sides: Sides, ws: Workspaces, size: int) -> None:
+    target = sides.open("target")
+    data = bytes(range(256)) * (size // 256 + 1)
+    written = await target.put("x/a b", Content(data[:size]))
+    with pytest.raises(TargetConflict):
+        await target.put("x/a b", Content(b"other"))
+    with pytest.raises(TargetConflict):
+        await target.put("x/a b", Content(b"other"), only_over="0x1")
+    assert ws.blobs("target") == {"x/a b": data[:size]}
+    again = await target.put("x/a b", Content(b"other"), only_over=written.etag)
+    assert not await target.delete("x/a b", etag=written.etag)
+    assert await target.delete("x/a b", etag=again.etag)
+    assert not await target.delete("x/a b", etag=again.etag)
+
+
+@pytest.mark.parametrize(("limits", "calls"), [
+    ({}, {"append_flush": {"202": 1}}),
+    ({"copy_single_bytes": 1000, "copy_block_bytes": 4000}, {"append": {"201": 3}, "flush": {"201": 1}}),
+])  # fmt: skip
+async def test_the_service_copies_by_itself(
+    sides: Sides, ws: Workspaces, limits: dict[str, int], calls: dict[str, Any]
+) -> None:
+    data = bytes(range(250)) * 40
+    ws.put("source", {"from/a b%20#.bin": data})
+    source, target = sides.open("source"), sides.open("target", **limits)
+    item = await listed(source, "from/a b%20#.bin")
+    grant = await source.copy_source(item.path, item.ref)
+    assert grant is not None
+    assert "sig=" in (await grant.headers())["x-ms-copy-source"]
+    assert "sig=" not in repr(grant)
+    ws.emulators.reset_stats()
+    written = await target.copy("to.bin", grant)
+    stats = ws.emulators.stats()["azureml_blob"]
+    assert {name: stats[name] for name in calls} == calls
+    assert ws.blobs("target") == {"to.bin": data}
+    assert written.size_bytes == len(data)
+    with pytest.raises(TargetConflict):
+        await target.copy("to.bin", grant)
+    ws.put("source", {"from/a b%20#.bin": b"changed"})
+    with pytest.raises(SourceChanged):
+        await target.copy("other.bin", grant)
+
+
+async def test_a_source_that_the_target_may_not_read_is_streamed_instead(sides: Sides, ws: Workspaces) -> None:
+    ws.put("source", {"a.bin": b"data"})
+    source, target = sides.open("source"), sides.open("target")
+    item = await listed(source, "a.bin")
+    grant = await source.copy_source("a.bin", item.ref)
+    assert grant is not None
+
+    async def refused() -> dict[str, str]:
+        return {"x-ms-copy-source": (await grant.headers())["x-ms-copy-source"].partition("?")[0]}
+
+    from dataclasses import replace
+
+    with pytest.raises(Unsupported) as caught:
+        await target.copy("a.bin", replace(grant, headers=refused))
+    assert caught.value.code == "copy_refused"
+    # Learned: the next is not even tried.
+    assert await source.copy_source("a.bin", item.ref) is None
+    assert ws.blobs("target") == {}
+
+
+async def test_one_tenants_token_opens_nothing_in_the_other(sides: Sides, ws: Workspaces) -> None:
+    target = sides.open("target", client="reader")
+    with pytest.raises(Authentication) as caught:
+        await target.put("a", Content(b"x"))
+    assert caught.value.code == "storage_permission_denied"
+    assert "give it a role" in caught.value.detail
