@@ -44,10 +44,21 @@ def _stopped(platform: Platform) -> str:
     return str(platform.run(platform.spec("stopped"), "failed")["id"])
 
 
+def _library(platform: Platform) -> str:
+    spec = platform.spec("library", mode="incremental")
+    spec["source"] = {"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/finance", "library": "Invoices"}
+    return str(platform.run(spec)["id"])
+
+
 def record() -> None:
     """Replace everything in ``histories``."""
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "platform") as platform:
-        runs = {"plain": _plain(platform), "retried": _retried(platform), "stopped": _stopped(platform)}
+        runs = {
+            "plain": _plain(platform),
+            "retried": _retried(platform),
+            "library": _library(platform),
+            "stopped": _stopped(platform),
+        }
         state = platform.state
         for old in HISTORIES.glob("*.json"):
             if not old.name.startswith("mltables"):
