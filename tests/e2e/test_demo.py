@@ -95,7 +95,9 @@ def test_kept_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         address = re.search(r"All runs +(http\S+)", shown)
         assert address is not None
         with urllib.request.urlopen(address[1]) as answer:
-            assert len(json.load(answer)["value"]) == 5
+            runs = json.load(answer)["value"]
+        # The act about MLTables is left out where there is no Node.
+        assert sum(run["kind"] == "files" for run in runs) == 5
         pids = children(work)
         assert all(is_running(pid) for pid in pids)
         second = run_demo("--work", str(work))
