@@ -76,7 +76,7 @@ async def test_put_is_conditional(sides: Sides, ws: Workspaces, size: int) -> No
 
 
 @pytest.mark.parametrize(("limits", "calls"), [
-    ({}, {"append_flush": {"202": 1}}),
+    ({}, {"append_flush": {"201": 1}}),
     ({"copy_single_bytes": 1000, "copy_block_bytes": 4000}, {"append": {"201": 3}, "flush": {"201": 1}}),
 ])  # fmt: skip
 async def test_the_service_copies_by_itself(
