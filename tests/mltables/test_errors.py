@@ -305,3 +305,30 @@ def test_azure_ml_that_throttles(app: App, ws: Workspaces, job: str) -> None:
     ws.add("busy")
     ws.emulators.set_faults([{"service": "azureml", "fault": "throttle", "probability": 0.15, "times": 4}])
     assert only(app.run(job, ["busy"]))["status"] == "success"
+
+
+def test_rollback_after_the_load_test_puts_the_version_away_until_it_loads(app: App, ws: Workspaces, job: str) -> None:
+    text = "type: mltable\npaths:\n  - file: ./a.parquet\ntransformations:\n  - read_parquet\n"
+    ws.add("mended", files={"a.parquet": b"no parquet at all"}, text=text)
+    item = only(app.run(job, ["mended"], rollback_on_failure=True, **LOADED, **FAILS))
+    assert (item["error_code"], item["rolled_back"]) == ("load_failed", True)
+    assert ws.blobs("target") == {}
+    assert (ws.versions("mended"), ws.versions("mended", archived=True)) == ([], ["1"])
+    ws.put("source", {"data/mended/1/a.parquet": rows(3), "data/mended/1/MLTable": text.replace(
+        "read_parquet", "read_delimited").encode()})  # fmt: skip
+    item = only(app.run(job, ["mended"], rollback_on_failure=True, **LOADED))
+    assert (item["status"], item["final_version"], item["rows"]) == ("success", "1", 3)
+    assert (ws.versions("mended"), ws.versions("mended", archived=True)) == (["1"], [])
+
+
+def test_registered_data_is_never_written_over(app: App, ws: Workspaces, job: str) -> None:
+    """The source's files change after a version was migrated under a suffix: the next run makes a folder of its own."""
+    ws.add("moving", files={"a.csv": rows(2)})
+    ws.register("target", "moving", "1", "azureml://datastores/workspaceblobstore/paths/other/")
+    assert only(app.run(job, ["moving"]))["final_version"] == "1_m1"
+    ws.put("source", {"data/moving/1/a.csv": rows(5)})
+    item = only(app.run(job, ["moving"]))
+    assert (item["status"], item["final_version"]) == ("success", "1_m2")
+    assert ws.migrated("moving", "1")["a.csv"] == rows(2)
+    assert str(item["target_uri"]).endswith("/migrated/moving/1_m1/")
+    assert ws.migrated("moving", "1_m1")["a.csv"] == rows(5)

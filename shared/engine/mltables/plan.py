@@ -299,9 +299,7 @@ async def _choose_folder(
                 return f"{reason} (collision_policy: skip)"
             if options.collision_policy == "fail":
                 raise TargetConflict(f"{reason} (collision_policy: fail)", code="version_exists")
-        registered = first if number == 0 else await run.target.registry.get(source.name, name)
-        if registered is not None and not is_same_uri(registered.uri, uri, run.target.config.workspace):
-            registered = None
+        registered = await _registered_over(run, source, uri, options)
         owner = await _owner(run, root, source.id)
         existing = await _existing(run, root)
         foreign = [path for path, blob in existing.items() if path != BLUEPRINT and not _may_be(wanted.get(path), blob)]
@@ -317,6 +315,15 @@ async def _choose_folder(
     raise TargetConflict(
         f"every folder up to the {options.collision_max}th suffix is taken at the target", code="collisions_exhausted"
     )
+
+
+async def _registered_over(run: MltableRun, source: DataVersion, uri: str, options: Options) -> DataVersion | None:
+    """The version at the target whose data this folder is: under its own name, or under a suffix."""
+    for name in candidates(source.version, options.collision_suffix_pattern, options.collision_max):
+        found = await run.target.registry.get(source.name, name)
+        if found is None or is_same_uri(found.uri, uri, run.target.config.workspace):
+            return found
+    return None
 
 
 async def _existing(run: MltableRun, root: str) -> dict[str, list[Any]]:

@@ -28,7 +28,7 @@ async def register_version(run: MltableRun, group: int, version: int) -> dict[st
     options = run.options(document["spec"])
     await _put_blueprint(run, document)
     await run.records.save(run.records.version_key(group, version), document)
-    final, is_new = await _register(run, document, options)
+    final, is_new = await _register(run, document, options, archived=wish["archived"])
     record = document["record"]
     if final is None:
         record |= {"status": "skipped", "reason": "the target has this version already, with other data "
@@ -116,7 +116,9 @@ async def _is_text(run: MltableRun, name: str, ref: str, data: bytes) -> bool:
     return hashlib.sha256(found).digest() == hashlib.sha256(data).digest()
 
 
-async def _register(run: MltableRun, document: dict[str, Any], options: Options) -> tuple[str | None, bool]:
+async def _register(
+    run: MltableRun, document: dict[str, Any], options: Options, *, archived: bool
+) -> tuple[str | None, bool]:
     """The version under which the folder is registered (None: skipped), and whether that was done here.
 
     Safe when two runs race: what is there is asked first, a conflict is answered by asking again, and a version that
@@ -131,7 +133,7 @@ async def _register(run: MltableRun, document: dict[str, Any], options: Options)
         candidates(source["version"], options.collision_suffix_pattern, options.collision_max)
     ):
         found = await registry.get(source["name"], name)
-        if found is None:
+        if found is None or (not archived and await _is_put_away(run, found, uri)):
             tags = migration_tags(
                 workspace=run.source.config.workspace_name, subscription_id=run.source.config.subscription_id,
                 batch=run.batch, tool_version=run.tool_version, asset_id=source["id"], requested=source["version"],
@@ -167,6 +169,13 @@ async def _register(run: MltableRun, document: dict[str, Any], options: Options)
         f"the target has {source['name']}:{source['version']} and every suffix up to {options.collision_max}",
         code="collisions_exhausted",
     )
+
+
+async def _is_put_away(run: MltableRun, found: DataVersion, uri: str) -> bool:
+    """Whether the version is ours and archived, as a rollback leaves it; to register it again brings it back."""
+    if not is_same_uri(found.uri, uri, run.target.config.workspace):
+        return False
+    return any(one.version == found.version for one in await run.target.registry.versions(found.name, archived=True))
 
 
 async def _assert_registered(run: MltableRun, wanted: DataVersion) -> None:
