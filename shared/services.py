@@ -310,6 +310,12 @@ class Services:
             self._runs.popitem(last=False)
         return made
 
+    async def followed_by(self, job: str, run: str) -> str | None:
+        """See :func:`shared.engine.admission.followed_by`."""
+        from shared.engine.admission import followed_by
+
+        return await followed_by(self.store, job, run)
+
     async def withdraw_claims(self, job: str, run: str) -> None:
         """Forget that ``run`` was a run of ``job``, since it is purged."""
         from shared.engine.admission import withdraw

@@ -117,6 +117,12 @@ async def _retry_failed(services: Services, client: DurableOrchestrationClient, 
             f"retry-failed is for runs that completed with failures, and this one is {status}; to go on with a run "
             "that stopped, start its job again: what is done is skipped",
         )  # fmt: skip
+    if later := await services.followed_by(document["name"], document["id"]):
+        # What this run recorded is no longer what the lake holds, and its ledger would roll back the later one's.
+        raise Refused(
+            409, "superseded",
+            f"the job has run again since ({later}); start the job instead: what failed here is planned anew",
+        )  # fmt: skip
     progress = document["progress"]
     base = {name: progress[name] for name in ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed",
                                               "deleted", "bytes_done")}  # fmt: skip

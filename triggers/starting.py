@@ -25,6 +25,7 @@ ALIVE_STATUSES = sorted(ALIVE, key=lambda status: str(status.name))
 # A claim whose instance does not exist yet is one that is being started right now.
 _STARTING_S = 60.0
 _PREFLIGHT_S = 10.0
+_SHOWN_FIELDS = ("path", "container", "folder")
 
 
 async def start_job(services: Services, client: DurableOrchestrationClient, job: Job) -> str:
@@ -168,8 +169,9 @@ async def check_surroundings(services: Services, job: Job) -> list[str | None]:
             if not error.subject.startswith(("source", "credential")):
                 raise
             field = "credential" if error.subject == "credential" else field
-            given = getattr(source, field, None)
-            shown = f" (got {given!r})" if given is not None and field != "credential" else ""
+            # Not what may hold a secret: a signature or a password in an address.
+            given = getattr(source, field, None) if field in _SHOWN_FIELDS else None
+            shown = f" (got {given!r})" if given is not None else ""
             where = f"{job.field_of(number)}.{field}" if field else job.field_of(number)
             raise _spec_error(where, f"{error.detail}{shown}", error.code) from None
     try:
@@ -199,6 +201,8 @@ async def _check_source(
     """
     if source.type == "folder":
         return await asyncio.to_thread(services.check_source, source.path)
+    if source.type == "blob":
+        services.check_account(source.account_url)
     services.credential_fields(source.credential)
     try:
         async with asyncio.timeout(_PREFLIGHT_S):

@@ -37,6 +37,18 @@ async def claim(store: RunStore, job: str, run: str, claimed_at: str, is_alive: 
     return key, [one["run"] for one in earlier if one and one["run"] != run]
 
 
+async def followed_by(store: RunStore, job: str, run: str) -> str | None:
+    """A run of the job that moved something after ``run`` did, or None. A dry run moves nothing."""
+    for key in reversed(await store.list(f"jobs/{job}/runs")):
+        claimed = json.loads(await store.get(key) or b"{}").get("run")
+        if claimed == run:
+            return None
+        document = json.loads(await store.get(f"runs/{claimed}/run.json") or b"{}")
+        if document and not document["spec"].get("dry_run"):
+            return str(claimed)
+    return None
+
+
 async def withdraw(store: RunStore, job: str, run: str) -> None:
     """Delete the claims of a run that is purged: without its instance it would look like one that is being started."""
     for key in await store.list(f"jobs/{job}/runs"):

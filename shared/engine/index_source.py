@@ -214,11 +214,14 @@ async def _arrange(run: FilesRun, number: int, part: SourcePart, state: dict[str
         live = await asyncio.to_thread(_place, database, await part.tree.feed.start_id())
         was_more = database.execute("select exists (select 1 from ledger)").fetchone()[0]
         if not live and part.tree.tells_changes and run.job.deleted == "mirror" and was_more:
+            field = run.job.field_of(number)
             raise SourceMissing(
                 "the library is empty, but this job has moved files from it before; deleted: mirror would delete them "
-                "all. Check the library and the permissions, or delete the folder in the lake yourself",
+                f"all. Check the library and the permissions. If {field} is meant to be empty: delete what the job has "
+                f"moved from it in the lake, and the job's memory in the run store (jobs/{run.job.name}/ledger and "
+                "drives)",
                 code="source_empty",
-                subject=run.job.field_of(number),
+                subject=field,
             )
         if part.tree.tells_changes:
             rows = _changes(database, lambda path: _is_taken(run, part.sub, path), is_fresh=state["is_fresh"])

@@ -11,7 +11,8 @@ from shared.ports import RunStore
 _REMEMBERED = {"uploaded", "skipped", "renamed"}
 # Codes that verification gives; see shared/engine/verify_page.py.
 _DAMAGED = {"missing_in_lake", "size_mismatch", "integrity_mismatch"}
-_DOUBTED = {"not_verified"}
+# Also where somebody changed the job's file: it is not the job's any more.
+_DOUBTED = {"not_verified", "target_changed"}
 
 
 def _index_key(job: str) -> str:

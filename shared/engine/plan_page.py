@@ -85,7 +85,8 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
     if is_empty and mirror and await run.ledger.between(cursor, listed.cursor):
         raise SourceMissing(
             "the source is empty, but this job has moved files from it before; deleted: mirror would delete them all. "
-            "Check that it is mounted, or delete the folder in the lake yourself",
+            "Check that it is mounted. If it is meant to be empty: delete what the job has moved from it in the lake, "
+            f"and the job's memory in the run store (jobs/{run.job.name}/ledger)",
             code="source_empty",
             subject="source",
         )

@@ -234,6 +234,26 @@ def test_a_run_that_is_terminated_keeps_its_job_until_its_pages_end(slow: Platfo
     assert not compare(slow.source("terminated"), slow.lake("terminated"))
 
 
+def test_a_run_that_another_one_followed_is_not_retried(platform: Platform) -> None:
+    """Its records would take the ledger back to what the lake no longer holds."""
+    source = platform.source("superseded")
+    make_files(source, 4)
+    blocked = platform.lake("superseded") / "d0" / "f0000.bin"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"taken")
+    spec = platform.spec("superseded", existing="fail")
+    run = platform.run(spec, "completed_with_failures")["id"]
+    platform.run({**spec, "dry_run": True}, "completed_with_failures")
+    second = platform.run(spec, "completed_with_failures")["id"]
+    answer = platform.post(f"/migrations/{run}/retry-failed")
+    assert (answer.status, answer.error["code"]) == (409, "superseded")
+    assert second in answer.error["message"]
+    blocked.unlink()
+    platform.run({**spec, "dry_run": True})
+    assert platform.post(f"/migrations/{second}/retry-failed").status == 202, "a dry run moved nothing"
+    platform.wait(second, "completed")
+
+
 def test_two_retries_at_once(platform: Platform) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -55,6 +55,8 @@ def test_mirror_deletes_what_is_gone_and_nothing_else(platform: Platform) -> Non
     assert by_status["failed"] == {"d0/f0005.bin"}
     assert manifest["errors"] == {"target_changed": 1}
     assert (platform.lake("mirror") / "d0/f0005.bin").read_bytes() == b"edited in the lake"
+    # Said once: the file is not the job's any more.
+    platform.run(_spec(platform, "mirror", deleted="mirror", verify="all"))
 
 
 def test_an_emptied_or_unmounted_source_deletes_nothing(platform: Platform) -> None:

@@ -141,6 +141,29 @@ def test_a_wrong_field_is_named(platform: Platform, path: str, value: Any, named
     assert len(answer.body) < 5000, "a refusal does not throw the spec back at the caller"
 
 
+@pytest.mark.parametrize(("source", "named"), [
+    ({"type": "blob", "account_url": "https://acct.blob.core.windows.net/?sv=1&sig=SECRET", "container": "abc"},
+     "source.account_url"),
+    ({"type": "blob", "account_url": "https://user:SECRET@evil.example", "container": "abc"}, "source.account_url"),
+    ({"type": "sharepoint", "site": "https://user:SECRET@contoso.sharepoint.com/sites/x", "library": "A"},
+     "source.site"),
+    ({"type": "sharepoint", "site": "http://[::1/sites", "library": "A"}, "source.site"),
+    ({"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/finance", "library": "http://[bad/"},
+     "source.library"),
+    ({"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/finance", "library": "Nope"}, "source.library"),
+    ({"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/nope", "library": "Nope"}, "source.site"),
+    ({"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/finance", "library": "Invoices", "folder": "9"},
+     "source.folder"),
+    ({"type": "sharepoint", "site": "contoso.sharepoint.com:/sites/finance", "library": "A", "credential": "none"},
+     "source.credential"),
+])  # fmt: skip
+def test_a_wrong_source_is_named_and_no_secret_repeated(platform: Platform, source: dict[str, str], named: str) -> None:
+    answer = platform.post("/migrations", {**platform.spec("good"), "source": source})
+    assert answer.status == 400, answer.body[:500]
+    assert answer.fields == [named], answer.error
+    assert b"SECRET" not in answer.body
+
+
 def test_every_fault_is_named_at_once(platform: Platform) -> None:
     spec = platform.spec("good", verify="x", mode="y", limits={"batch_items": 0}, more=1)
     assert set(platform.post("/migrations", spec).fields) == {"verify", "mode", "limits.batch_items", "more"}

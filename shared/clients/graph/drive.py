@@ -164,7 +164,7 @@ class Drive:
         wanted = self._library.strip()
         if "://" in wanted:
             address = _address(wanted)
-            found = [one for one in drives if _address(_text(one, "webUrl")) == address]
+            found = [one for one in drives if address and _address(_text(one, "webUrl")) == address]
         else:
             found = [one for one in drives if _text(one, "name").casefold() == wanted.casefold()]
             # The name in the address stays when a library is renamed, and people know it by that.
@@ -338,18 +338,26 @@ def split_site(site: str) -> tuple[str, str]:
     """
     text = site.strip()
     if "://" in text:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError:
+            raise _no_site() from None
         host, path = parts.netloc, unquote(parts.path)
     else:
         host, _, path = text.partition("/")
         host, path = host.removesuffix(":"), f"/{path}"
     path = path.rstrip("/")
     if not _HOST.fullmatch(host) or any(part in ("", ".", "..") for part in path.split("/")[1:]) or ":" in path:
-        raise Configuration(
-            f"source.site is {site!r}; write host and path, such as contoso.sharepoint.com:/sites/finance",
-            subject="source.site",
-        )
+        raise _no_site()
     return host.lower(), path
+
+
+def _no_site() -> Configuration:
+    # Not repeated: an address may hold a password.
+    return Configuration(
+        "source.site is no site; write host and path, such as contoso.sharepoint.com:/sites/finance",
+        subject="source.site",
+    )
 
 
 def read_ref(ref: str) -> Announced:
@@ -463,5 +471,8 @@ def _text(document: Mapping[str, Any], name: str) -> str:
 
 def _address(url: str) -> str:
     """An address to compare: without the page of a view, query, case and percent signs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     return f"{parts.netloc}{_FORMS_PAGE.sub('', unquote(parts.path)).rstrip('/')}".casefold()

@@ -69,7 +69,10 @@ class Graph:
         Raises:
             Configuration: it leads to another origin.
         """
-        parts, own = urlsplit(url), urlsplit(self.url)
+        try:
+            parts, own = urlsplit(url), urlsplit(self.url)
+        except ValueError:
+            raise ServiceUnavailable("the service refers to what is no address", subject=subject) from None
         if (parts.scheme, parts.netloc.lower()) != (own.scheme, own.netloc.lower()):
             raise Configuration(
                 f"the service refers to another one ({parts.scheme}://{parts.hostname}), which gets no token; "
