@@ -57,6 +57,7 @@ def test_a_killed_activity_is_delivered_again(start_host: StartHost) -> None:
     client.host.kill()
     assert client.lines("ended-c1") == 0
     client = start_host()
+    until(lambda: client.lines("began-c1") == 2, "the activity to begin again, though nobody asks for anything")
     assert client.output("c1") == []
     assert (client.lines("began-c1"), client.lines("ended-c1")) == (2, 1)
 

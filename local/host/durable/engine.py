@@ -144,7 +144,7 @@ class DurableEngine:
     def _idle_time_s(self) -> float:
         if self._is_draining:
             return _LONGEST_WAIT_S
-        if self._ready:
+        if self._ready or (self._has_unclaimed and self._free_slots):
             return 0.0
         due = self._store.next_timer()
         if due is None:
