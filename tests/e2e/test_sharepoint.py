@@ -415,16 +415,21 @@ def test_ten_kills_at_random_moments_of_an_incremental_run(platform: Platform) -
     platform.emulators.graph.behave(most_page_items=30)
     slow = [{"fault": "latency", "operation": one, "latency_ms": 50} for one in (
         "create", "append", "append_flush", "rename", "delete", "list", "properties")]  # fmt: skip
+    slow.append({"service": "graph", "fault": "latency", "latency_ms": 30})
     platform.emulators.set_faults([
-        *slow, {"service": "graph", "fault": "latency", "latency_ms": 30},
-        {"service": "graph", "operation": "delta", "fault": "latency", "latency_ms": 250},
+        *slow, {"service": "graph", "operation": "delta", "fault": "latency", "latency_ms": 300},
     ])  # fmt: skip
     mark = platform.mark()
     run = platform.start(library.spec(limits={"batch_items": 12, "parallel_batches": 2, "concurrency": 3}))
     in_flight: Counter[str] = Counter()
     hit: Counter[str] = Counter()
-    for _ in range(10):
-        time.sleep(drawn.uniform(0.05, 0.6))
+    for kill in range(10):
+        if kill == 3:
+            platform.emulators.set_faults(slow)
+        if kill < 3:
+            # The walk is short beside the transfer, so that chance alone would seldom meet it.
+            until(lambda: any(name == "index_source" for name, _ in queued(platform)), "the walk")
+        time.sleep(drawn.uniform(0.05, 0.5) if kill < 3 else drawn.uniform(0.3, 2.5))
         platform.kill_host()
         assert not has_ended(platform, run), "the run ended before the last kill"
         hit.update({name for name, _ in queued(platform)})

@@ -7,6 +7,8 @@ import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from local.emulators.launch import RunningEmulators
 from shared.clients.blob import BlobAccount, open_account
 from shared.clients.credentials import TokenSource
 from tests.support.azurite import ACCOUNT, KEY, AzuriteMissing, running
+from tests.support.platform import Platform
 
 _CONTAINERS = itertools.count(1)
 
@@ -41,6 +44,23 @@ class StorageAccount:
     def make_container(self) -> ContainerClient:
         """One that only this test uses."""
         return self.sdk.create_container(f"c{next(_CONTAINERS):04d}")
+
+
+@contextmanager
+def beside(platform: Platform, folder: Path) -> Iterator[StorageAccount]:
+    """An account for the time of a ``with`` that a platform's worker, by key, and its OneLake can read."""
+    tls = platform.emulators.root / "state" / "tls"
+    certificates = Certificates(tls / "ca.pem", tls / "server-chain.pem", tls / "server-key.pem")
+    try:
+        with running(folder, certificates) as connection:
+            url = dict(part.split("=", 1) for part in connection.split(";") if part)["BlobEndpoint"]
+            account = StorageAccount(url, str(certificates.ca))
+            credential = json.dumps({"kind": "account_key", "account_key": KEY})
+            platform.restart_host(BLOB_SOURCE_HOSTS="127.0.0.1", CREDENTIAL_SOURCE=credential)
+            with account.sdk:
+                yield account
+    except AzuriteMissing as missing:
+        pytest.skip(str(missing))
 
 
 class _Unsigned:
@@ -108,4 +128,4 @@ async def make_account(storage: StorageAccount) -> Any:
         await account.close()
 
 
-__all__ = ["MakeAccount", "StorageAccount", "make_account", "storage", "unsigned_tokens"]
+__all__ = ["MakeAccount", "StorageAccount", "beside", "make_account", "storage", "unsigned_tokens"]
