@@ -413,7 +413,8 @@ def test_ten_kills_at_random_moments_of_an_incremental_run(platform: Platform) -
     library.delete("d2", *(f"d3/f{number:03d}" for number in range(3, 60, 6)))
     library.rename("d1/f001", "edited and renamed")
     platform.emulators.graph.behave(most_page_items=30)
-    slow = [{"fault": "latency", "operation": one, "latency_ms": 50} for one in (
+    # So slow that the run cannot end before the last kill.
+    slow = [{"fault": "latency", "operation": one, "latency_ms": 400} for one in (
         "create", "append", "append_flush", "rename", "delete", "list", "properties")]  # fmt: skip
     slow.append({"service": "graph", "fault": "latency", "latency_ms": 30})
     platform.emulators.set_faults([
