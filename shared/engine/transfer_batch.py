@@ -183,11 +183,17 @@ class _Batch:
 
     async def _put(self, item: PlannedItem) -> FileRecord:
         try:
-            return await self._copy(item)
+            record = await self._copy(item)
         except TargetConflict as error:
             if error.code != "path_conflict" or not await self._clear_way(item["path"]):
                 raise
-        return await self._copy(item)
+            record = await self._copy(item)
+        if item["action"] == "rename" and item["path"] not in self.renamed and record["status"] in _ACHIEVED:
+            # It could not be renamed, and is at its new place all the same: what this job left at the old one goes.
+            with suppress(NotFound, TargetConflict):
+                await self.run.lake.delete(item["moved"]["path"], etag=item["moved"]["etag"])
+            self.renamed[item["path"]] = ""
+        return record
 
     async def _clear_way(self, path: str) -> bool:
         """Remove the folder that stands where a file should be, once what this job had in it is gone.

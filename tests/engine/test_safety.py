@@ -361,6 +361,22 @@ async def test_a_rename_onto_somebody_elses_file_leaves_it(lake: Lake, tmp_path:
     assert lake.on_disk()["new"] == b"somebody else's"
 
 
+async def test_what_could_not_be_renamed_leaves_nothing_at_its_old_place(lake: Lake, tmp_path: Path) -> None:
+    plant(tmp_path, {"new": b"mine"})
+    run = make_run(tmp_path, lake=lake.folder, mode="incremental")
+    written = await lake.folder.create("old", Content(b"mine"))
+    await lake.folder.create("new", Content(b"somebody else's"))
+    moved: MovedFrom = {"path": "old", "etag": written.etag, "hash": written.md5, "size_bytes": 4, "same": True}
+    await run.records.put_batch("p00001", 0, [{
+        "path": "new", "size_bytes": 4, "source_version": "v", "action": "rename", "etag": "", "own": True,
+        "moved": moved,
+    }])  # fmt: skip
+    await transfer_batch(run, "p00001", 0, 1, final=True)
+    assert lake.on_disk() == {"new": b"mine"}
+    (record,) = await run.records.page_records("p00001")
+    assert (record["status"], record["renamed_from"]) == ("uploaded", "old")
+
+
 @pytest.mark.parametrize("sequence", ["auto", "put_blob"])
 async def test_a_file_that_somebody_is_uploading_is_not_overwritten(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sequence: str
