@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from azure.storage.blob import BlobServiceClient, ContainerClient, LinearRetry
 
 from local.emulators.certificates import Certificates
 from local.emulators.launch import RunningEmulators
@@ -38,7 +38,8 @@ class StorageAccount:
             credential={"account_name": ACCOUNT, "account_key": KEY},
             connection_verify=ca_bundle,
             api_version="2023-11-03",
-            retry_total=0,
+            # Azurite closes what is idle for five seconds, perhaps just when it is used again.
+            retry_policy=LinearRetry(backoff=1, retry_total=2, random_jitter_range=0),
         )
 
     def make_container(self) -> ContainerClient:
