@@ -122,7 +122,8 @@ def test_yaml_on_its_own_host_killed_and_started_again(ws: Workspaces, app: App,
     settings.write_text('{"IsEncrypted": false, "Values": {}}')
     more = ("--state", str(tmp_path / "state"), "--settings", str(settings))
     ws.emulators.set_faults([
-        {"service": "azureml_blob", "path": "amltargetstore/*", "fault": "latency", "latency_ms": 60}
+        {"service": "azureml_blob", "path": "amltargetstore/*", "operation": "append_flush", "fault": "latency",
+         "latency_ms": 250}
     ])  # fmt: skip
     process = subprocess.Popen(
         command(None, config, *more), env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},

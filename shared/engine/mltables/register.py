@@ -153,8 +153,7 @@ async def _register(
             except TargetConflict:
                 found = await registry.get(source["name"], name)
             else:
-                await _assert_registered(run, wanted)
-                return name, True
+                return name, await _is_ours(run, wanted)
         if found is not None and found.type == "mltable" and is_same_uri(found.uri, uri, workspace):
             return name, False
         if number == 0 and options.collision_policy == "skip":
@@ -178,13 +177,24 @@ async def _is_put_away(run: MltableRun, found: DataVersion, uri: str) -> bool:
     return any(one.version == found.version for one in await run.target.registry.versions(found.name, archived=True))
 
 
-async def _assert_registered(run: MltableRun, wanted: DataVersion) -> None:
-    """Ask once more: what counts is what the service shows, not that it said yes."""
+async def _is_ours(run: MltableRun, wanted: DataVersion) -> bool:
+    """Ask once more: what counts is what the service shows, not that it said yes.
+
+    Returns:
+        False where another run registered the same folder of the same asset at the same moment, and its tags stand.
+
+    Raises:
+        TargetConflict, ItemError: it shows something else.
+    """
     found = await run.target.registry.get(wanted.name, wanted.version)
     if found is None or not is_same_uri(found.uri, wanted.uri, run.target.config.workspace):
         raise TargetConflict("another run registered this version at the same moment", code="version_exists")
     lacking = [name for name, value in wanted.tags.items() if found.tags.get(name) != value]
+    same_asset = found.tags.get("original_asset_id") == wanted.tags["original_asset_id"]
+    if same_asset and lacking and set(lacking) <= {"migration_batch_id", "migrated_on_utc"}:
+        return False
     if found.type != wanted.type or lacking:
         raise ItemError(
             f"the service shows the version without {', '.join(lacking) or 'its type'}", code="registration_differs"
         )
+    return True
