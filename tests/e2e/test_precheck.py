@@ -115,7 +115,8 @@ def test_an_earlier_run_tells_how_long_it_takes(platform: Platform) -> None:
     make_files(platform.source("other"), 5)
     check, _ = checked(platform, platform.spec("other", limits={"bandwidth": "1MiB/s"}))
     assert [bound["basis"] for bound in check["estimate"]["bounds"]] == ["bandwidth", "measured"]
-    assert f"another job's run {first}" in check["estimate"]["bounds"][1]["says"]
+    # Of runs of the same second it may be any.
+    assert "another job's run files-" in check["estimate"]["bounds"][1]["says"]
 
 
 def test_deletions_that_a_mirror_would_make(platform: Platform) -> None:
