@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from shared.engine.mltables.run import AssetRecords, MltableRun
     from shared.engine.run_records import RunRecords
     from shared.engine.sources import JoinedTree
-    from shared.model.job import BlobSource, FilesJob, LakeTarget, SharePointSource
+    from shared.model.job import BlobSource, FilesJob, SharePointSource
+    from shared.model.lake_target import LakeTarget
     from shared.model.mltable_job import MltableJob
     from shared.ports import SourceTree
 

@@ -18,12 +18,14 @@ from pydantic import (
 )
 
 from shared.errors import Configuration
+from shared.model.lake_target import LakeTarget
 from shared.model.mltable_job import MltableJob
 from shared.model.spec import ByteSize, CredentialName, JobName, Spec
+from shared.model.sql_job import SqlJob
 from shared.policy.account_url import check_container_name
 from shared.policy.globs import Globs
 from shared.policy.ncrontab import parse as parse_ncrontab
-from shared.policy.paths import check_target_path, sort_key, unmappable_reason
+from shared.policy.paths import sort_key, unmappable_reason
 from shared.policy.quantities import parse_bytes_per_s
 
 MAX_SPEC_BYTES = 1024 * 1024
@@ -136,29 +138,6 @@ SourceAt = Annotated[FolderSourceAt | SharePointSourceAt | BlobSourceAt, Field(d
 """One of several sources of a job, with its own folder of the target."""
 
 
-class LakeTarget(Spec):
-    """Where the data goes: a folder of a lakehouse."""
-
-    workspace: str = Field(min_length=1, max_length=256, description="display name or GUID")
-    lakehouse: str = Field(min_length=1, max_length=256, description="display name or GUID")
-    path: str = Field(min_length=1, description="a folder below Files/ or Tables/")
-    credential: CredentialName = "onelake"
-
-    @field_validator("workspace", "lakehouse")
-    @classmethod
-    def _trimmed(cls, value: str) -> str:
-        # GUIDs copied from a portal bring quotes and line ends along, which the service answers with a puzzling 400.
-        trimmed = value.strip().strip("'\"").strip()
-        if not trimmed or any(ord(c) < 0x20 for c in trimmed) or "/" in trimmed:
-            raise ValueError("must be a display name or a GUID, without slashes or control characters")
-        return trimmed
-
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        return check_target_path(value)
-
-
 class Limits(Spec):
     """How much at once."""
 
@@ -247,8 +226,8 @@ class FilesJob(Spec):
         return f"sources[{self.sources.index(self.places()[number][0])}]"  # type: ignore[arg-type]
 
 
-Job = FilesJob | MltableJob
-KINDS = ("files", "mltable")
+Job = FilesJob | MltableJob | SqlJob
+KINDS = ("files", "mltable", "sql")
 
 _JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 

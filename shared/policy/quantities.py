@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them: ``256MiB``, ``1.5 GB``, ``50MiB/s``."""
+"""Sizes, rates and times as people write them: ``256MiB``, ``1.5 GB``, ``50MiB/s``, ``15m``."""
 
 import re
 from decimal import Decimal
@@ -10,6 +10,7 @@ _UNITS = {
     "g": 1000**3, "gb": 1000**3, "gib": 1024**3,
     "t": 1000**4, "tb": 1000**4, "tib": 1024**4,
 }  # fmt: skip
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _QUANTITY = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([A-Za-z]{0,3})\s*")
 
 
@@ -32,6 +33,19 @@ def parse_bytes_per_s(text: str) -> int:
     if not slash or second.strip().lower() not in ("s", "sec"):
         raise ValueError("not a rate; write a size per second, such as 50MiB/s")
     return parse_bytes(number)
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``15m``, ``2h``, ``1.5d`` or a bare number.
+
+    Raises:
+        ValueError: naming the form that is expected.
+    """
+    match = _QUANTITY.fullmatch(text)
+    unit = match and _SECONDS.get(match[2].lower())
+    if not match or unit is None:
+        raise ValueError("not a time; write a number with a unit, such as 90s, 15m, 2h or 1d")
+    return float(Decimal(match[1]) * unit)
 
 
 def show_bytes(count: float) -> str:

@@ -1,0 +1,1 @@
+"""Decisions about tables: names, types, slices, bounds, differences. No SQL text: that is the dialects' own."""
