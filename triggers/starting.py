@@ -12,6 +12,7 @@ from shared import names
 from shared.errors import Configuration, JobBusy, MigrationError, SourceMissing
 from shared.model.job import BlobSource, FilesJob, FolderSource, Job, SharePointSource, SpecError
 from shared.model.mltable_job import MltableJob
+from shared.model.sql_job import SqlJob
 from shared.model.steps import Counts, MigrateFilesInput
 from shared.services import Services
 
@@ -160,6 +161,8 @@ async def check_surroundings(services: Services, job: Job) -> list[str | None]:
     if isinstance(job, MltableJob):
         _check_workspaces(services, job)
         return []
+    if isinstance(job, SqlJob):
+        raise _spec_error("kind", "sql is not carried out yet", "unsupported")
     source_paths: list[str | None] = []
     for number, (source, _) in enumerate(job.places()):
         try:

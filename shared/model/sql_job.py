@@ -229,10 +229,7 @@ class SqlJob(SqlSpec):
     files: Files = Files()  # type: ignore[call-arg]
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] = "zstd"
     types: Types = Types()  # type: ignore[call-arg]
-    checks: list[Literal["row_count", "checksum"]] = Field(
-        default_factory=lambda: ["row_count", "checksum"],
-        alias="validate",  # type: ignore[arg-type]
-    )
+    checks: list[Literal["row_count", "checksum"]] = Field(["row_count", "checksum"], alias="validate")
     quality: list[QualityRule] = Field(default_factory=list, max_length=10_000)
     schema_policy: Literal["create", "evolve", "strict"] = Field("evolve", alias="schema")
     write: Write = Write()  # type: ignore[call-arg]

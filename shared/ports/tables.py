@@ -1,11 +1,11 @@
 """Tables: what the engine asks of a database that is read, and of the lake that its tables are written to.
 
-The database's side is synchronous, as the drivers are: a session belongs to one thread at a time, and the engine gives it
-one. The lake's side is asynchronous. Between them travel Arrow record batches whose columns are the *lake columns* of
-the table, in the order of its shape; types are named as Arrow names them (``decimal128(38, 4)``, ``timestamp[us]``).
+The database's side is synchronous, as the drivers are: a session belongs to one thread at a time, and the engine gives
+it one. The lake's side is asynchronous. Between them travel Arrow record batches whose columns are the *lake columns*
+of the table, in the order of its shape; types are named as Arrow names them (``decimal128(38, 4)``).
 
-Positions, bounds and keys are text in a form that the dialect makes and takes back without loss (a ``datetime2(7)`` keeps
-its seven digits); the engine stores and compares them only for equality.
+Positions, bounds and keys are text in a form that the dialect makes and takes back without loss (a ``datetime2(7)``
+keeps its seven digits); the engine stores and compares them only for equality.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -115,8 +115,9 @@ class KeyRange:
 class Window:
     """The changes between two positions.
 
-    ``watermark``: rows with ``after`` <= column <= ``upto`` (both inclusive: the engine sorts out the ties), all rows up to
-    ``upto`` where ``after`` is None. ``rowversion``: after < column < ``upto``, as ``MIN_ACTIVE_ROWVERSION`` means it.
+    ``watermark``: rows with ``after`` <= column <= ``upto`` (both inclusive: the engine sorts out the ties), all rows
+    up to ``upto`` where ``after`` is None. ``rowversion``: after < column < ``upto``, as ``MIN_ACTIVE_ROWVERSION``
+    means it.
     ``tracking``, ``cdc``: what happened after ``after`` (exclusive) and up to ``upto`` (inclusive).
     """
 
@@ -155,7 +156,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ColumnSum:
-    """Of one lake column: how many nulls, and the sum over its values that :mod:`shared.policy.sql.checksum` defines."""
+    """Of one lake column: how many nulls, and the sum of its values, as :mod:`shared.policy.sql.checksum` says."""
 
     nulls: int
     total: int
@@ -246,7 +247,7 @@ class TableDatabase(Protocol):
 
     def sessions(
         self, count: int, *, consistent: bool, for_table: TableShape | None = None
-    ) -> "AbstractContextManager[Sequence[TableSession]]":  # noqa: E501
+    ) -> "AbstractContextManager[Sequence[TableSession]]":
         """Open sessions; with ``consistent`` all of them see the state of one moment, else each that of its own.
 
         Raises:
@@ -254,7 +255,7 @@ class TableDatabase(Protocol):
         """
 
 
-# -- the lake's side -----------------------------------------------------------------------------------------------------
+# -- the lake's side -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
