@@ -91,7 +91,7 @@ class Types(SqlSpec):
     sub_microsecond: Literal["split", "text", "truncate"] = Field(
         "split",
         description=(
-            "datetime2(7), time(7), datetimeoffset(7): a microsecond timestamp and the 100 ns digit in a column beside "
+            "datetime2(7), datetimeoffset(7): a microsecond timestamp and the 100 ns digit in a column beside "
             "it; ISO text; or cut off at the microsecond, which is counted and reported"
         ),
     )

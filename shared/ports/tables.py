@@ -268,7 +268,6 @@ class PartFile:
         size_bytes: Of the file.
         md5: Hex, of the file, computed while it was written.
         etag: Of the file as it was flushed.
-        sums: Per lake column, by the same definition as the source's.
         stats: Delta's statistics as JSON: numRecords, minValues, maxValues, nullCount.
     """
 
@@ -277,18 +276,16 @@ class PartFile:
     size_bytes: int
     md5: str
     etag: str
-    sums: Mapping[str, ColumnSum] = field(default_factory=dict)
     stats: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PartOptions:
-    """How files are written. ``text_encoding`` None: no sums are computed."""
+    """How files are written. Sizes in bytes: of a file as it is stored, of a row group's values in memory."""
 
     compression: str
     file_bytes: int
     row_group_bytes: int
-    text_encoding: str | None
 
 
 class PartsWriter(Protocol):
@@ -374,6 +371,9 @@ class LakeTable(Protocol):
         Idempotent. Readers meet the state before or the state after, and never none. Raises TargetConflict if somebody
         else changed the table in a way that does not go together with this; nothing is changed then.
         """
+
+    def read_parts(self, parts: Sequence[PartFile]) -> "AsyncIterator[pa.RecordBatch]":
+        """What lies in files that were written, committed or not, read back from the lake."""
 
     async def discard(self, keep: Sequence[str] = ()) -> int:
         """Delete files of this job that no commit refers to, but for those kept; how many."""
