@@ -1,13 +1,15 @@
-"""The types that tables have in the lake: few, and each of them one that Parquet, Delta, Spark and SQL endpoints share.
+"""The types that tables have in the lake: few, each one that Parquet, Delta, Spark and SQL endpoints share.
 
-They are written as Arrow writes them. Time of day is text (``HH:MM:SS.fffffff``), since neither Delta nor Spark has a type
-for it; unsigned and 8-bit integers are ``int16``, since Delta's bytes are signed.
+They are written as Arrow writes them. Time of day is text (``HH:MM:SS.fffffff``), since neither Delta nor Spark has a
+type for it; unsigned and 8-bit integers are ``int16``, since Delta's bytes are signed.
 """
 
 import re
 
-PLAIN = ("bool", "int16", "int32", "int64", "float", "double", "date32", "timestamp[us]", "timestamp[us, UTC]", "string",
-         "binary")  # fmt: skip
+PLAIN = (
+    "bool", "int16", "int32", "int64", "float", "double", "date32", "timestamp[us]", "timestamp[us, UTC]", "string",
+    "binary",
+)  # fmt: skip
 _DECIMAL = re.compile(r"decimal128\((\d{1,2}), (\d{1,2})\)")
 
 TICKS_SUFFIX = "_100ns"
