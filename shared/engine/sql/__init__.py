@@ -1,0 +1,1 @@
+"""Tables of a database into the lake: plan, extract, check, commit."""
