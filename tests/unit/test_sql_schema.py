@@ -115,7 +115,8 @@ def test_evolve_takes_over_a_wider_type_and_keeps_the_wider_of_the_lake(was, now
     ("was", "now"),
     [
         ("int32", "string"), ("string", "int32"), ("int64", "double"), ("timestamp[us]", "timestamp[us, UTC]"),
-        ("decimal128(10, 2)", "decimal128(10, 4)"), ("decimal128(10, 4)", "decimal128(12, 2)"), ("date32", "timestamp[us]"),
+        ("decimal128(10, 2)", "decimal128(10, 4)"), ("decimal128(10, 4)", "decimal128(12, 2)"),
+        ("date32", "timestamp[us]"),
     ],
 )  # fmt: skip
 def test_evolve_refuses_another_type_unless_the_table_is_written_anew(was, now) -> None:
