@@ -1,5 +1,6 @@
 """Resolve names, prove that source and target can be reached, decide what the run does, and write it down."""
 
+from datetime import datetime
 from typing import Any
 
 from shared.engine.index_source import commit_drives
@@ -8,6 +9,9 @@ from shared.engine.sources import DriveTree
 from shared.model.job import BlobSource, FolderSource, SharePointSource, parse_files_job
 from shared.model.steps import RunDecisions, RunRequest
 from shared.services import Services
+
+# Names are resolved anew where the run had to wait for longer than this before it began.
+_FRESH_S = 60.0
 
 
 async def run(services: Services, request: RunRequest) -> RunDecisions:
@@ -31,9 +35,10 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
             known["place"] = await part.tree.feed.place()
         known["about"] = about(source, known)
         known["sub"] = sub
-    workspace_id, lakehouse_id = await services.resolve(job.target)
+    resolved = _resolved_at_start(document, services) if request["round"] == 1 else None
+    workspace_id, lakehouse_id = resolved or await services.resolve(job.target)
     lake = services.lake_folder(job, workspace_id, lakehouse_id)
-    await lake.check(write=not job.dry_run)
+    is_new = await lake.check(write=not job.dry_run)
     for earlier in document["earlier_runs"]:
         left = services.records(earlier)
         if await fold_unfinished(left, job.name):
@@ -48,7 +53,8 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
         "pair": pair_of(whence, f"{workspace_id}/{lakehouse_id}/{job.target.path}"),
     })  # fmt: skip
     return {
-        "survey": request["round"] == 1 and job.mode == "full",
+        # A folder that was made a moment ago shows nothing.
+        "survey": request["round"] == 1 and job.mode == "full" and not is_new,
         "index": [number for number, (source, _) in enumerate(places) if source.type != "folder"]
         if request["round"] == 1
         else [],
@@ -58,6 +64,14 @@ async def run(services: Services, request: RunRequest) -> RunDecisions:
         "parallel_batches": job.limits.parallel_batches,
         "retry": {"attempts": settings.retry_attempts, "first_delay_s": settings.retry_first_delay_s},
     }
+
+
+def _resolved_at_start(document: dict[str, Any], services: Services) -> tuple[str, str] | None:
+    """What the target's names meant when the run was started, if that was a moment ago."""
+    ids = document.get("target_ids")
+    if not ids or (services.clock() - datetime.fromisoformat(document["started_at"])).total_seconds() > _FRESH_S:
+        return None
+    return str(ids[0]), str(ids[1])
 
 
 def about(source: FolderSource | SharePointSource | BlobSource, known: dict[str, Any]) -> str:

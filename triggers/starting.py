@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,7 +40,7 @@ async def start_job(services: Services, client: DurableOrchestrationClient, job:
         SpecError: a field is at fault; nothing was started.
         JobBusy: a run of the job is alive.
     """
-    source_paths = await check_surroundings(services, job)
+    found = await check_surroundings(services, job)
     now = services.clock()
     slot = now.strftime("%Y%m%dT%H%M%SZ")
     run = names.run_id(job.kind, job.name, slot)
@@ -53,7 +54,8 @@ async def start_job(services: Services, client: DurableOrchestrationClient, job:
     try:
         await records.save("run.json", {
             "id": run, "kind": job.kind, "name": job.name, "spec": job.model_dump(mode="json"),
-            "source_paths": source_paths, "started_at": started_at, "round": 1, "earlier_runs": earlier,
+            "source_paths": found.source_paths, "target_ids": found.target_ids, "started_at": started_at, "round": 1,
+            "earlier_runs": earlier,
         })  # fmt: skip
         await services.store.put(index_key(run, started_at), b"{}")
         await _start(client, run, job.kind, job.name, started_at, 1, None)
@@ -149,18 +151,29 @@ async def children_of(
     return found
 
 
-async def check_surroundings(services: Services, job: Job) -> list[str | None]:
-    """What a spec's text cannot tell: sources, credentials, and that the target is not a file.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a spec's names stand for at the moment of the start.
 
-    Returns:
-        The real paths of the folders among the sources, in the order of ``job.places()``; None for other sources.
+    Attributes:
+        source_paths: The real paths of the folders among the sources, in the order of ``job.places()``; None for other
+            sources.
+        target_ids: GUIDs of the target's workspace and lakehouse, if they could be resolved in time.
+    """
+
+    source_paths: list[str | None] = field(default_factory=list)
+    target_ids: list[str] | None = None
+
+
+async def check_surroundings(services: Services, job: Job) -> Surroundings:
+    """What a spec's text cannot tell: sources, credentials, and that the target is not a file.
 
     Raises:
         SpecError: naming the field.
     """
     if isinstance(job, MltableJob):
         _check_workspaces(services, job)
-        return []
+        return Surroundings()
     if isinstance(job, SqlJob):
         raise _spec_error("kind", "sql is not carried out yet", "unsupported")
     source_paths: list[str | None] = []
@@ -168,30 +181,32 @@ async def check_surroundings(services: Services, job: Job) -> list[str | None]:
         try:
             source_paths.append(await _check_source(services, job, source))
         except Configuration as error:
-            field = error.subject.removeprefix("source").lstrip(".")
+            at = error.subject.removeprefix("source").lstrip(".")
             if not error.subject.startswith(("source", "credential")):
                 raise
-            field = "credential" if error.subject == "credential" else field
+            at = "credential" if error.subject == "credential" else at
             # Not what may hold a secret: a signature or a password in an address.
-            given = getattr(source, field, None) if field in _SHOWN_FIELDS else None
+            given = getattr(source, at, None) if at in _SHOWN_FIELDS else None
             shown = f" (got {given!r})" if given is not None else ""
-            where = f"{job.field_of(number)}.{field}" if field else job.field_of(number)
+            where = f"{job.field_of(number)}.{at}" if at else job.field_of(number)
             raise _spec_error(where, f"{error.detail}{shown}", error.code) from None
     try:
         services.credential_fields(job.target.credential)
     except Configuration as error:
         raise _spec_error("target.credential", error.detail, error.code) from None
+    target_ids: list[str] | None = None
     try:
         async with asyncio.timeout(_PREFLIGHT_S):
             workspace_id, lakehouse_id = await services.resolve(job.target)
+            target_ids = [workspace_id, lakehouse_id]
             await services.lake_folder(job, workspace_id, lakehouse_id).check(write=False)
     except MigrationError as error:
         # Only what is surely the spec's fault is refused here; the rest stops the run, where everybody can see it.
         if error.code == "target_is_file":
             raise _spec_error("target.path", error.detail, error.code) from None
     except TimeoutError:
-        return source_paths
-    return source_paths
+        return Surroundings(source_paths, target_ids)
+    return Surroundings(source_paths, target_ids)
 
 
 async def _check_source(

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,9 +24,11 @@ from shared.errors import (
 )
 from shared.model.records import FINAL_STATUSES, FileRecord, PlannedItem
 from shared.model.steps import Abort, Counts, TransferBatchOutcome, no_counts
-from shared.ports import LakeProperties, OpenItem, Written
+from shared.ports import Block, LakeProperties, OpenItem, Written
 
 _READ_BLOCK = 1024 * 1024
+# Up to here an item is read before it is its turn; reading more overlaps with its own sending.
+_AHEAD_BYTES = 1024 * 1024
 # A long batch saves what it has so far, so that a kill repeats seconds of it and not the whole.
 _CHECKPOINT_EVERY_S = 10.0
 # So many failures of the service in a row, with no success between them, mean that it is down.
@@ -219,39 +221,65 @@ class _Batch:
                 return renamed
             # What stands at the new place is the job's only if it was renamed there just now.
             item = {**item, "own": bool(self.renamed.get(path)), "etag": self.renamed.get(path, "")}
-        async with lake.slot(item["size_bytes"]):
-            if action == "create" and (copied := await self._copy_by_service(item)) is not None:
+        if action == "create":
+            if (copied := await self._copy_by_service(item)) is not None:
                 return copied
-            if action == "create":
-                content = await self._open(item)
-                try:
-                    written = await lake.create(path, content)
-                    return self._moved(item, "uploaded", content, written)
-                except TargetConflict as error:
-                    if error.code != "target_exists":
-                        raise
-                finally:
-                    await content.close()
-            # The job may replace its own file only, and only while it is that.
-            only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
-            if action != "replace":
+            try:
+                content, written = await self._send(item, lambda content: lake.create(path, content))
+                return self._moved(item, "uploaded", content, written)
+            except TargetConflict as error:
+                if error.code != "target_exists":
+                    raise
+        # The job may replace its own file only, and only while it is that.
+        only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
+        if action != "replace":
+            async with lake.room(item["size_bytes"]) as room, room.turn():
                 found = await lake.properties(path)
                 if found is not None and (same := await self._compare(item, found)) is not None:
                     return same
-                # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
-                own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
-                # Put Blob leaves nothing half-way, so what is empty is somebody else's.
-                own_leftover = own_leftover and self.run.job.limits.upload_sequence != "put_blob"
-                if self.run.job.existing == "fail" and found is not None:
-                    if not own_leftover and not item["own"]:
-                        raise TargetConflict("another file is there already", code="target_exists", subject=path)
-                    only_over = found.etag
-            content = await self._open(item)
-            try:
-                written = await lake.replace(path, content, only_over=only_over or None)
-                return self._moved(item, "uploaded", content, written)
-            finally:
-                await content.close()
+            # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
+            own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
+            # Put Blob leaves nothing half-way, so what is empty is somebody else's.
+            own_leftover = own_leftover and self.run.job.limits.upload_sequence != "put_blob"
+            if self.run.job.existing == "fail" and found is not None:
+                if not own_leftover and not item["own"]:
+                    raise TargetConflict("another file is there already", code="target_exists", subject=path)
+                only_over = found.etag
+        content, written = await self._send(
+            item, lambda content: lake.replace(path, content, only_over=only_over or None)
+        )
+        return self._moved(item, "uploaded", content, written)
+
+    async def _send(
+        self, item: PlannedItem, write: Callable[[OpenItem], Awaitable[Written]]
+    ) -> tuple[OpenItem, Written]:
+        """Read and write one item when its turn comes; a small one is read before, while others are in flight."""
+        size_bytes = item["size_bytes"]
+        async with self.run.lake.room(size_bytes) as room:
+            while True:
+                content = await self._read_ahead(item) if size_bytes <= _AHEAD_BYTES else None
+                try:
+                    async with room.turn():
+                        if content is None:
+                            content = await self._open(item)
+                        # It may have grown since it was planned; memory is taken by what is to be held now.
+                        if room.holds(content.size_bytes):
+                            return content, await write(content)
+                finally:
+                    if content is not None:
+                        await content.close()
+                size_bytes = content.size_bytes
+                await room.widen(size_bytes)
+
+    async def _read_ahead(self, item: PlannedItem) -> OpenItem:
+        content = await self._open(item)
+        if content.size_bytes > _AHEAD_BYTES:
+            return content
+        try:
+            return _InMemory(content, await content.read(content.size_bytes) if content.size_bytes else b"")
+        except BaseException:
+            await content.close()
+            raise
 
     async def _open(self, item: PlannedItem) -> OpenItem:
         # Tried again, what was listed may be another version by now, and asking for the old one fails every time.
@@ -268,7 +296,8 @@ class _Batch:
         if source is None or not source.md5:
             return None
         try:
-            written = await self.run.lake.copy(item["path"], source, new=True)
+            async with self.run.lake.room(0) as room, room.turn():
+                written = await self.run.lake.copy(item["path"], source, new=True)
         except Unsupported:
             return None
         except TargetConflict as error:
@@ -304,7 +333,7 @@ class _Batch:
             if content.size_bytes != found.size_bytes:
                 return None
             own = await _hash_source(content)
-            if own != (found.md5 or await hash_lake(self.run, path)):
+            if own != (found.md5 or await hash_lake(self.run, path, found.size_bytes)):
                 return None
         finally:
             await content.close()
@@ -399,6 +428,30 @@ class _Batch:
         return counts
 
 
+class _InMemory:
+    """A small item that was read already; implements ``ports.OpenItem``."""
+
+    def __init__(self, content: OpenItem, data: Block) -> None:
+        self._content = content
+        self._data = data
+        self.size_bytes = content.size_bytes
+        self.version = content.version
+
+    @property
+    def facts(self) -> Mapping[str, str | int | None] | None:
+        return self._content.facts
+
+    async def read(self, size_bytes: int) -> Block:
+        block, self._data = self._data[:size_bytes], self._data[size_bytes:]
+        return block
+
+    async def finish(self) -> None:
+        await self._content.finish()
+
+    async def close(self) -> None:
+        await self._content.close()
+
+
 async def _hash_source(content: OpenItem) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     left = content.size_bytes
@@ -412,9 +465,9 @@ async def _hash_source(content: OpenItem) -> str:
     return digest.hexdigest()
 
 
-async def hash_lake(run: FilesRun, path: str) -> str:
-    """MD5 (hex) of the bytes that the lake gives back for a path."""
+async def hash_lake(run: FilesRun, path: str, size_bytes: int) -> str:
+    """MD5 (hex) of the bytes that the lake gives back for a path, where a file of this size should stand."""
     digest = hashlib.md5(usedforsecurity=False)
-    async for block in run.lake.read(path):
+    async for block in run.lake.read(path, size_bytes):
         digest.update(block)
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from shared.model.records import FileRecord
 from shared.model.steps import Counts, Verification, no_counts, no_verification
 
 _BUDGET_S = 120.0
-_READERS = 32
+_READERS = 128
 _READ_ATTEMPTS = 4
 _SHARE_SCALE = 2**32
 
@@ -71,9 +71,7 @@ async def verify_page(
         group = [
             r for r in chosen[position : position + _READERS] if r["path"] not in overruled and r["path"] not in known
         ]
-        for record, found_hash in zip(
-            group, await asyncio.gather(*(_read(run, r["path"]) for r in group)), strict=True
-        ):
+        for record, found_hash in zip(group, await asyncio.gather(*(_read(run, r) for r in group)), strict=True):
             if found_hash is None:
                 result["unreadable"] += 1
                 _overrule(overruled, record, UNREADABLE, "the file could not be read back from the lake")
@@ -106,11 +104,15 @@ def _is_chosen(run: str, path: str, share: float) -> bool:
     return int.from_bytes(digest[:4], "big") < share * _SHARE_SCALE
 
 
-async def _read(run: FilesRun, path: str) -> str | None:
-    """The hash of what the lake gives back, or None if it gives nothing whole."""
+async def _read(run: FilesRun, record: FileRecord) -> str | None:
+    """The hash of what the lake gives back, or None if it gives nothing whole.
+
+    A place in flight for each, so that a service that asks uploads to slow down is not read from faster.
+    """
     for attempt in range(1, _READ_ATTEMPTS + 1):
         try:
-            return await hash_lake(run, path)
+            async with run.lake.room(record["size_bytes"]) as room, room.turn():
+                return await hash_lake(run, record["path"], record["size_bytes"])
         except TransientError as error:
             await asyncio.sleep(error.retry_after_s or 0.2 * 2**attempt)
         except ItemError:

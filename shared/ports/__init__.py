@@ -291,11 +291,27 @@ class DriveFeed(Protocol):
     def load(self) -> SourceLoad: ...
 
 
+class Room(Protocol):
+    """Room in memory for one upload, and a place in flight when its turn comes."""
+
+    def holds(self, size_bytes: int) -> bool:
+        """Whether content of this size fits, which may have grown since it was planned."""
+
+    async def widen(self, size_bytes: int) -> None:
+        """Wait until it does; hold no content meanwhile, and not inside a turn."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the uploads in flight."""
+
+
 class LakeStore(Protocol):
     """A folder of a lakehouse; every path is relative to it."""
 
-    async def check(self, *, write: bool) -> None:
-        """Raise a RunError if the folder cannot be reached (or written); makes the folder when ``write``."""
+    async def check(self, *, write: bool) -> bool:
+        """Raise a RunError if the folder cannot be reached (or written); makes the folder when ``write``.
+
+        True only if it was not there before this call, and therefore is empty.
+        """
 
     async def list_page(self, continuation: str | None) -> LakePage:
         """Files below the folder, recursively; a missing folder is empty."""
@@ -305,8 +321,8 @@ class LakeStore(Protocol):
     def concurrency(self) -> tuple[int, str]:
         """How many uploads this worker has in flight at most, and why so many."""
 
-    def slot(self, size_bytes: int) -> AbstractAsyncContextManager[None]:
-        """Wait until an upload of this size may be in memory and in flight; open the content inside."""
+    def room(self, size_bytes: int) -> AbstractAsyncContextManager["Room"]:
+        """Wait until an upload of this size may be in memory; what is small may be read inside, ahead of its turn."""
 
     async def create(self, path: str, content: OpenItem) -> Written:
         """Write a file that is not there. Raises TargetConflict if one is."""
@@ -332,8 +348,11 @@ class LakeStore(Protocol):
     async def remove_empty_folder(self, path: str) -> bool:
         """Delete a folder that holds nothing; False if it holds something or was gone."""
 
-    def read(self, path: str) -> AsyncIterator[bytes]:
-        """The committed content in blocks. Raises NotFound; a short or broken answer is a TransientError."""
+    def read(self, path: str, size_bytes: int = 0) -> AsyncIterator[bytes]:
+        """The committed content in blocks. Raises NotFound; a short or broken answer is a TransientError.
+
+        Where ``size_bytes`` is given, of a file that is longer by now only enough to tell it apart.
+        """
 
 
 class ObjectWriter(Protocol):

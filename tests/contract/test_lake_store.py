@@ -509,6 +509,29 @@ async def test_addresses_that_lead_nowhere(lake: Lake, make_onelake: MakeOneLake
         assert caught.value.code == "target_is_file"
 
 
+async def test_only_who_made_the_folder_is_told_that_it_is_new(lake: Lake) -> None:
+    from shared.clients.onelake import LakeFolder
+    from tests.support.emulated import LAKEHOUSE_ID, WORKSPACE_ID
+
+    below = LakeFolder(lake.onelake, WORKSPACE_ID, LAKEHOUSE_ID, f"Files/{lake.name}/new/below", owner="job")
+    assert not await below.check(write=False)
+    assert await below.check(write=True)
+    assert not await below.check(write=True)
+    lake.faults({"operation": "create", "fault": "reset_after", "times": 1})
+    other = LakeFolder(lake.onelake, WORKSPACE_ID, LAKEHOUSE_ID, f"Files/{lake.name}/other", owner="job")
+    assert not await other.check(write=True), "whoever made it, this answer does not tell"
+
+
+async def test_of_a_file_that_became_longer_no_more_is_read_than_tells_it_apart(lake: Lake) -> None:
+    await lake.folder.create("f", Content(b"12345"))
+    assert b"".join([block async for block in lake.folder.read("f", 5)]) == b"12345"
+    assert b"".join([block async for block in lake.folder.read("f", 3)]) == b"1234"
+    await lake.folder.create("empty", Content(b""))
+    assert b"".join([block async for block in lake.folder.read("empty", 0)]) == b""
+    lake.faults({"operation": "read", "fault": "short_body", "times": 1})
+    assert b"".join([block async for block in lake.folder.read("f", 5)]) == b"12345"
+
+
 async def test_a_name_that_the_lake_refuses_is_that_items_fault(lake: Lake) -> None:
     with pytest.raises(ItemError):
         await lake.folder.create("/".join(["d"] * 70), Content(b"1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from shared.clients import http
+from shared.clients.onelake.service import ByteBudget
 from shared.engine import transfer_batch as transferring
 from shared.engine.files_run import FilesRun
 from shared.engine.transfer_batch import transfer_batch
@@ -234,3 +236,61 @@ async def test_a_service_that_is_down_is_not_asked_for_every_item(
     outcome = await deliver(run)
     assert asked == ["f00", "f01", "f02"]
     assert (outcome["retry"], outcome["counts"]["failed"]) == (12, 0)
+
+
+async def test_small_files_are_read_before_their_turn_and_no_more_than_there_is_room_for(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One upload in flight, which is held up: what follows is read meanwhile, within the memory."""
+    files = {f"f{number}": bytes([number]) * 100 for number in range(10)}
+    plant(tmp_path, files)
+    lake.onelake.memory = ByteBudget(450)
+    run = make_run(tmp_path, lake=lake.open(in_flight=1))
+    items = [{**planned(path), "size_bytes": 100} for path in files]
+    await run.records.put_batch("p00001", 0, items)  # type: ignore[arg-type]
+    opened: list[str] = []
+    four_are_open, may_go_on = asyncio.Event(), asyncio.Event()
+    open_item, create = run.source.open, run.lake.create
+
+    async def watched_open(path: str, ref: str = "", *, fresh: bool = False) -> Any:
+        opened.append(path)
+        if len(opened) == 4:
+            four_are_open.set()
+        return await open_item(path, ref, fresh=fresh)
+
+    async def held_up(path: str, content: Any) -> Any:
+        await may_go_on.wait()
+        return await create(path, content)
+
+    monkeypatch.setattr(run.source, "open", watched_open)
+    monkeypatch.setattr(run.lake, "create", held_up)
+    under_way = asyncio.create_task(deliver(run))
+    await four_are_open.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(opened) == 4, "the fifth does not fit"
+    may_go_on.set()
+    assert (await under_way)["counts"]["uploaded"] == 10
+    assert lake.on_disk() == files
+
+
+async def test_a_file_that_grew_since_the_plan_takes_the_memory_that_it_needs(lake: Lake, tmp_path: Path) -> None:
+    grown = b"x" * 1000
+    plant(tmp_path, {"grown": grown, "other": b"1" * 600})
+    lake.onelake.memory = memory = ByteBudget(1200)
+    run = make_run(tmp_path, lake=lake.folder)
+    items = [{**planned("other"), "size_bytes": 600}, {**planned("grown"), "size_bytes": 10}]
+    await run.records.put_batch("p00001", 0, items)  # type: ignore[arg-type]
+    held: list[int] = []
+    create = run.lake.create
+
+    async def watched(path: str, content: Any) -> Any:
+        held.append(1200 - memory._free)
+        assert content.size_bytes <= held[-1]
+        return await create(path, content)
+
+    run.lake.create = watched  # type: ignore[method-assign]
+    assert (await deliver(run))["counts"]["uploaded"] == 2
+    assert sorted(held)[-1] <= 1200
+    assert memory._free == 1200, "everything is given back"
+    assert lake.on_disk()["grown"] == grown

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +84,18 @@ class MortalStore(ObjectRunStore):
 # -- the lake ----------------------------------------------------------------------------------------------------------
 
 
+class _Room:
+    """There is always room."""
+
+    def holds(self, size_bytes: int) -> bool:
+        return True
+
+    async def widen(self, size_bytes: int) -> None: ...
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
 @dataclass
 class _File:
     data: bytes
@@ -128,7 +140,8 @@ class MemoryLake:
 
         return self.mortality.step(carried_out)
 
-    async def check(self, *, write: bool) -> None: ...
+    async def check(self, *, write: bool) -> bool:
+        return False
 
     async def list_page(self, continuation: str | None) -> LakePage:
         return LakePage([LakeFile(p, len(f.data), f.etag) for p, f in sorted(self.files.items())], None)
@@ -143,9 +156,9 @@ class MemoryLake:
         return 4, "fixed"
 
     @asynccontextmanager
-    async def slot(self, size_bytes: int) -> AsyncIterator[None]:
+    async def room(self, size_bytes: int) -> AsyncIterator[_Room]:
         await asyncio.sleep(0)
-        yield
+        yield _Room()
 
     async def create(self, path: str, content: Any) -> Written:
         data = await _read(content)
@@ -197,7 +210,7 @@ class MemoryLake:
         self._effect("remove_folder", path, lambda: self.folders.remove(path))
         return True
 
-    async def read(self, path: str) -> AsyncIterator[bytes]:
+    async def read(self, path: str, size_bytes: int = 0) -> AsyncIterator[bytes]:
         yield self.files[path].data
 
 

@@ -11,7 +11,7 @@ import time
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import classify, unsupported_flush
 from shared.clients.onelake.copying import put_from_url
+from shared.clients.onelake.room import Room
 from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, block_bytes, encode_path
 from shared.errors import (
     Configuration,
@@ -88,43 +89,69 @@ class LakeFolder:
 
     # -- reaching it ---------------------------------------------------------------------------------------------
 
-    async def check(self, *, write: bool) -> None:
+    async def check(self, *, write: bool) -> bool:
         """Find out whether the run can work at all: endpoint, scope, permission, lakehouse, folder.
 
-        With ``write`` the folder is made, which is the cheapest question that only a writer gets a yes to.
+        With ``write`` the folder is made, which is the cheapest question that only a writer gets a yes to. The
+        questions are asked at the same time; what the first one is answered has the first word.
+
+        Returns:
+            Whether this very call made the folder, so that it is known to be empty.
 
         Raises:
             RunError: with the sentence that says what to change.
         """
         root = self._root.partition("/")[0]
-        try:
-            found = await self._properties(root)
-        except ConnectionLost as error:
+        is_below = self._root != root
+        asked = await asyncio.gather(
+            self._properties(root),
+            *([self._properties(self._root)] if is_below else []),
+            *([self._make_directory()] if is_below and write else []),
+            return_exceptions=True,
+        )
+        found = asked[0]
+        if isinstance(found, ConnectionLost):
             raise ConnectionLost(
-                f"{error.detail}; check ONELAKE_DFS_URL, which is {self._lake.dfs_url}, and the way there",
+                f"{found.detail}; check ONELAKE_DFS_URL, which is {self._lake.dfs_url}, and the way there",
                 subject="ONELAKE_DFS_URL",
             ) from None
-        if found is None or not found.is_directory:
+        if isinstance(found, BaseException):
+            raise found
+        if not isinstance(found, LakeProperties) or not found.is_directory:
             raise Configuration(
                 f"the lakehouse shows no {root} folder at {self._lake.dfs_url}; check ONELAKE_DFS_URL, which is "
                 "https://onelake.dfs.fabric.microsoft.com for the public cloud, and that the target is a lakehouse",
                 code="wrong_endpoint",
                 subject="target",
             )
-        part, nearest = self._root, found if self._root == root else await self._properties(self._root)
+        if not is_below:
+            return False
+        made = asked[2] if write else False
+        if made is not True:
+            await self._assert_folder(root, asked[1])
+        if isinstance(made, BaseException):
+            raise made
+        return made is True
+
+    async def _assert_folder(self, root: str, shown: LakeProperties | bool | BaseException | None) -> None:
+        """That the target, or what there is of the way to it, is a folder; ``shown`` is what the target itself is."""
+        part, nearest = self._root, shown
         while nearest is None:
             part = part.rpartition("/")[0]
-            nearest = found if part == root else await self._properties(part)
-        if not nearest.is_directory:
+            if part == root:
+                return
+            nearest = await self._properties(part)
+        if isinstance(nearest, BaseException):
+            raise nearest
+        if isinstance(nearest, LakeProperties) and not nearest.is_directory:
             raise Configuration(
                 f"target.path: {part!r} is a file; name a folder", code="target_is_file", subject="target.path"
             )
-        if write and self._root != root:
-            await self._make_directory()
 
-    async def _make_directory(self) -> None:
+    async def _make_directory(self) -> bool:
+        """Make the folder; whether it was not there, as far as the first answer tells."""
         try:
-            await self._lake.transport.send(
+            answer = await self._lake.transport.send(
                 "PUT",
                 f"{self._url('')}?resource=directory",
                 headers={"x-ms-version": API_VERSION, "If-None-Match": "*"},
@@ -136,6 +163,8 @@ class LakeFolder:
                     f"a part of target.path {self._root!r} is a file; name a folder",
                     code="target_is_file", subject="target.path",
                 ) from None  # fmt: skip
+            return False
+        return answer.attempt == 1
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -143,15 +172,9 @@ class LakeFolder:
         """The present level of uploads in flight, and the reason for its last change."""
         return self._uploads.level, self._uploads.last_change.reason
 
-    @asynccontextmanager
-    async def slot(self, size_bytes: int) -> AsyncIterator[None]:
-        """Wait for a place among the uploads in flight and for room in memory: for a small file whole, or one block."""
-        async with self._uploads:
-            taken = await self._lake.memory.take(min(size_bytes, block_bytes(size_bytes)))
-            try:
-                yield
-            finally:
-                self._lake.memory.give(taken)
+    def room(self, size_bytes: int) -> Room:
+        """Room for one upload, as a context: in memory at once, and in flight inside its ``turn``."""
+        return Room(size_bytes, self._lake.memory, self._lake.ahead, self._uploads)
 
     async def create(self, path: str, content: OpenItem) -> Written:
         """Write a file that is not there: create (on that condition) -> append -> flush, in place.
@@ -237,6 +260,8 @@ class LakeFolder:
         async def once(attempt: int) -> Answer:
             nonlocal tries
             tries = attempt
+            if attempt > 1:
+                await self._lake.transport.pacing.spend(len(data), self._bandwidth)
             began_s = time.perf_counter()
             answer = await self._lake.transport.send_once("PUT", url, headers, data, subject, attempt)
             if len(data) <= _TELLING_BYTES:
@@ -336,16 +361,19 @@ class LakeFolder:
             raise
 
     async def _append(self, subject: str, path: str, position: int, data: Block, md5: str, *, flush: bool) -> Answer:
-        await self._lake.transport.pacing.spend(len(data), self._bandwidth)
-        return await self._lake.transport.send(
-            "PATCH",
-            f"{self._url(path)}?action=append&position={position}{'&flush=true' if flush else ''}",
-            headers={
-                "x-ms-version": API_VERSION, "Content-MD5": md5, "Content-Type": "application/octet-stream",
-            },
-            data=data,
-            subject=subject,
-        )  # fmt: skip
+        transport = self._lake.transport
+        url = f"{self._url(path)}?action=append&position={position}{'&flush=true' if flush else ''}"
+        headers = {"x-ms-version": API_VERSION, "Content-MD5": md5, "Content-Type": "application/octet-stream"}
+        # Outside of the attempts, whose time is bounded: under a cap, many wait here for long.
+        await transport.pacing.spend(len(data), self._bandwidth)
+
+        async def once(attempt: int) -> Answer:
+            if attempt > 1:
+                # What is sent again crosses the wire again.
+                await transport.pacing.spend(len(data), self._bandwidth)
+            return await transport.send_once("PATCH", url, headers, data, subject, attempt)
+
+        return await transport.attempts(once, subject)
 
     async def _flush(self, subject: str, path: str, position: int, md5: str, etag: str) -> Answer:
         headers = {"x-ms-version": API_VERSION, "x-ms-content-md5": md5}
@@ -506,9 +534,19 @@ class LakeFolder:
             return False
         return True
 
-    async def read(self, path: str) -> AsyncIterator[bytes]:
-        """The committed bytes, block by block, exactly as many as the service announced."""
+    async def read(self, path: str, size_bytes: int = 0) -> AsyncIterator[bytes]:
+        """The committed bytes, block by block, exactly as many as the service announced.
+
+        Args:
+            path: Of the file.
+            size_bytes: What it should have, if known: a small file comes in one answer, and of a longer one that stands
+                there instead no more than tells it apart.
+        """
         headers = {"x-ms-version": API_VERSION}
+        if 0 < size_bytes <= _READ_BLOCK:
+            ranged = {**headers, "Range": f"bytes=0-{size_bytes}"}
+            yield (await self._lake.transport.send("GET", self._url(path), headers=ranged, subject=path)).body
+            return
         async with self._lake.transport.stream(self._url(path), headers=headers, subject=path) as response:
             announced = response.content_length
             received = 0

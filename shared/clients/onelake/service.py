@@ -24,6 +24,8 @@ MIB = 1024 * 1024
 SMALL_BLOCK_BYTES = 8 * MIB
 # Azure Storage's scale targets: 50,000 blocks of a file.
 _MAX_BLOCKS = 40_000
+# Uploads whose content is read before it is their turn: enough that a place in flight never waits for a disk.
+_AHEAD = 64
 
 
 @dataclass
@@ -50,6 +52,7 @@ class OneLake:
     transport: Transport = field(init=False)
     uploads: AdaptiveLimit = field(init=False)
     memory: "ByteBudget" = field(init=False)
+    ahead: asyncio.Semaphore = field(init=False)
     _fixed: dict[tuple[str, int], AdaptiveLimit] = field(init=False, default_factory=dict)
     _sdk: Any = field(init=False, default=None)
 
@@ -60,6 +63,7 @@ class OneLake:
         self.uploads = AdaptiveLimit(self.in_flight)
         self.transport.on_refused = self.uploads.refused
         self.memory = ByteBudget(self.memory_bytes)
+        self.ahead = asyncio.Semaphore(_AHEAD)
 
     def fixed_limit(self, owner: str, in_flight: int) -> AdaptiveLimit:
         """The places of a job that names their number: the same ones for all that this process does of it."""
@@ -111,9 +115,13 @@ class ByteBudget:
         self._free = total_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def at_most(self, size_bytes: int) -> int:
+        """What ``take`` takes for a request of this size."""
+        return min(size_bytes, self._total)
+
     async def take(self, size_bytes: int) -> int:
         """Wait for room; returns what to give back."""
-        wanted = min(size_bytes, self._total)
+        wanted = self.at_most(size_bytes)
         if self.take_now(wanted):
             return wanted
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
