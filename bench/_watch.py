@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 _LOOK_EVERY_S = 0.01
+_LOOK_AT_TREE_EVERY_S = 0.05
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _QUIET_FOR_S = 1.0
 QUIET_CORES = 0.3
 """What other programs may take of the machine without disturbing a measurement much."""
@@ -49,14 +53,14 @@ class Stopwatch:
 
     def __init__(self, emulators_pid: int) -> None:
         self._pid = emulators_pid
-        self._machine_s, self._emulators_s = _machine_s(), tree_cpu_s(emulators_pid)
+        self._machine_s, self._emulators_s = machine_cpu_s(), tree_cpu_s(emulators_pid)
         self._started_s = time.perf_counter()
 
     def cost(self, cpu_s: float, peak_bytes: int, elapsed_s: float | None = None) -> Cost:
         """What was spent until now, of which ``cpu_s`` by the client."""
         window_s = time.perf_counter() - self._started_s
         emulators_s = tree_cpu_s(self._pid) - self._emulators_s
-        others_s = max(0.0, _machine_s() - self._machine_s - emulators_s - cpu_s)
+        others_s = max(0.0, machine_cpu_s() - self._machine_s - emulators_s - cpu_s)
         return Cost(
             elapsed_s=window_s if elapsed_s is None else elapsed_s,
             cpu_s=cpu_s,
@@ -95,7 +99,7 @@ def run_command(
         process.returncode = os.waitstatus_to_exitcode(status)
         cost = watch.cost(used.ru_utime + used.ru_stime, peak_bytes)
     if process.returncode:
-        raise ContenderFailed(_last_words(log) or f"it ended with status {process.returncode}")
+        raise ContenderFailed(last_words(log) or f"it ended with status {process.returncode}")
     return cost
 
 
@@ -120,12 +124,12 @@ def run_client(name: str, plan: str, log: Path, emulators_pid: int) -> Cost:
         try:
             _tell(process.stdin, plan)
             if process.stdout.readline() != "ready\n":
-                raise ContenderFailed(_last_words(log))
+                raise ContenderFailed(last_words(log))
             watch = Stopwatch(emulators_pid)
             _tell(process.stdin, "go\n")
             answer = process.stdout.readline()
             if not answer:
-                raise ContenderFailed(_last_words(log))
+                raise ContenderFailed(last_words(log))
             own = json.loads(answer)
             return watch.cost(own["cpu_s"], peak_of(process.pid), own["elapsed_s"])
         finally:
@@ -136,9 +140,9 @@ def wait_for_quiet(most_s: float) -> None:
     """Wait until the machine does little else, ``most_s`` at most."""
     deadline_s = time.monotonic() + most_s
     while time.monotonic() < deadline_s:
-        before_s = _machine_s()
+        before_s = machine_cpu_s()
         time.sleep(_QUIET_FOR_S)
-        if _machine_s() - before_s < QUIET_CORES * _QUIET_FOR_S:
+        if machine_cpu_s() - before_s < QUIET_CORES * _QUIET_FOR_S:
             return
 
 
@@ -163,7 +167,56 @@ def peak_of(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _machine_s() -> float:
+class TreePeak:
+    """While it is entered: the largest resident memory of a process and its children together, looked at all the time.
+
+    What they share counts for each of them.
+
+    Attributes:
+        bytes: The largest so far.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.bytes = 0
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> TreePeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, sum(map(_resident_bytes, _tree(self._pid))))
+            if self._ended.wait(_LOOK_AT_TREE_EVERY_S):
+                return
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text(encoding="utf-8").split():
+                found += _tree(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    return found
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds that the machine has worked."""
     user, nice, system, _, _, irq, softirq, *_ = map(
         int, Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:]
     )
@@ -179,6 +232,7 @@ def _tell(pipe: IO[str], line: str) -> None:
         return
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The end of what a program has written, in one line."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return " / ".join(lines[-3:])[-500:]
