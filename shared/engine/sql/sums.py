@@ -16,14 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shared.engine.sql.md5 import heads
 from shared.policy.sql.checksum import HASH_MASK, NAN_BITS, P
 from shared.policy.sql.types import decimal_of
 from shared.ports.tables import ColumnSum, LakeColumn, Summary
 
 UTF_8, UTF_16 = "utf-8", "utf-16-le"
 _INTEGERS = ("int16", "int32", "int64", "date32", "timestamp[us]", "timestamp[us, UTC]")
-# Above this many bytes a value, looking for equal ones costs a copy of them all and rarely finds any.
-_DISTINCT_BYTES = 256
+# Values among which equal ones are looked for, to see whether looking for them in all is worth it.
+_SAMPLE = 1024
 _SHOWN_COLUMNS = 8
 
 
@@ -63,6 +64,8 @@ class Sums:
             if index < 0:
                 raise ValueError(f"the batch has no column {name!r}")
             values = batch.column(index)
+            if not len(values):
+                continue
             wanted = arrow_type(lake_type)
             if values.type != wanted:
                 values = values.cast(wanted)
@@ -191,18 +194,27 @@ def _decimals(values: pa.Array) -> int:
 
 
 def _hashes(values: pa.Array, encoding: str) -> int:
-    count = len(values) - values.null_count
-    size = int(pc.sum(pc.binary_length(values)).as_py())
-    if size > count * _DISTINCT_BYTES:
-        return sum(_head(value.as_buffer(), encoding) for value in values if value.is_valid)
+    values = values.drop_null()
+    few = values.slice(0, _SAMPLE)
+    if len(pc.unique(few)) * 2 > len(few):
+        return int((_heads(values, encoding) & HASH_MASK).sum())
     counted = pc.value_counts(values)
-    distinct, times = counted.field(0), counted.field(1).to_numpy()
-    heads = np.fromiter(
-        (_head(value.as_buffer(), encoding) if value.is_valid else 0 for value in distinct), np.int64, len(distinct)
-    )
-    return int((heads * times).sum())
+    return int(((_heads(counted.field(0), encoding) & HASH_MASK) * counted.field(1).to_numpy()).sum())
 
 
-def _head(value: Any, encoding: str) -> int:
-    data = bytes(value).decode().encode(UTF_16) if encoding == UTF_16 else value
-    return int.from_bytes(hashlib.md5(data, usedforsecurity=False).digest()[:4], "big") & HASH_MASK
+def _heads(values: pa.Array, encoding: str) -> npt.NDArray[np.int64]:
+    _, offsets_buffer, data_buffer = values.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + len(values) + 1].astype(np.int64)
+    first, last = int(offsets[0]), int(offsets[-1])
+    data = np.frombuffer(data_buffer, np.uint8)[first:last] if last > first else np.empty(0, np.uint8)
+    offsets -= first
+    if encoding == UTF_16:
+        if len(data) and int(data.max()) >= 0x80:
+            # Each character is a unit of two bytes, but one of four bytes in UTF-8 is two.
+            units = (data & 0xC0 != 0x80).view(np.int8) + (data >= 0xF0).view(np.int8)
+            offsets = np.concatenate(([0], np.cumsum(units, dtype=np.int64)))[offsets]
+            data = np.frombuffer(data.tobytes().decode().encode(UTF_16), np.uint8)
+        else:
+            data = np.stack((data, np.zeros_like(data)), axis=1).reshape(-1)
+        offsets *= 2
+    return heads(data, offsets[:-1], np.diff(offsets))
