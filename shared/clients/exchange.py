@@ -18,7 +18,9 @@ from multidict import CIMultiDict
 from shared.ports import Block
 
 CONNECT_S = 10.0
+# How long nothing may move, in neither direction. What the kernel has taken counts as sent.
 SILENCE_S = 60.0
+_LOOKS = 4
 _KEPT_S = 60.0
 # RFC 8305: when to try the next address of a host that has several.
 _NEXT_ADDRESS_S = 0.25
@@ -124,23 +126,24 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._received = 0
         self._ends_with_connection = False
+        self._silence: asyncio.TimerHandle | None = None
+        self._moved_s = 0.0
+        self._unsent = 0
         self.is_open = True
         self.idle_since_s = 0.0
 
     async def exchange(self, head: bytes, data: Block, *, is_head: bool) -> Exchanged:
         self._is_head = is_head
         self._waiter = waiter = self._loop.create_future()
-        silence = self._loop.call_later(SILENCE_S, self._fail, TimeoutError())
         try:
-            if len(data) <= _SLICE_BYTES:
-                self._transport.write(head + data if data else head)
-            else:
-                self._transport.write(head)
+            self._transport.write(head + data if 0 < len(data) <= _SLICE_BYTES else head)
+            self._moved_s = self._loop.time()
+            self._unsent = self._transport.get_write_buffer_size()
+            self._silence = self._loop.call_later(SILENCE_S / _LOOKS, self._listen)
+            if len(data) > _SLICE_BYTES:
                 for at in range(0, len(data), _SLICE_BYTES):
                     self._transport.write(memoryview(data)[at : at + _SLICE_BYTES])
                     if self._is_writable is not None:
-                        silence.cancel()
-                        silence = self._loop.call_later(SILENCE_S, self._fail, TimeoutError())
                         await self._is_writable.wait()
                     if waiter.done():
                         # Refused before it was read: what is left of the body would be taken for the next request.
@@ -151,7 +154,8 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise
         finally:
-            silence.cancel()
+            if self._silence is not None:
+                self._silence.cancel()
         if self._transport.get_write_buffer_size():
             self.abort()
         return answer
@@ -159,6 +163,17 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         self.is_open = False
         self._transport.abort()
+
+    def _listen(self) -> None:
+        """Give the exchange up where nothing has moved for too long; else look again."""
+        now_s, unsent = self._loop.time(), self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._moved_s, self._unsent = now_s, unsent
+        # The clock of timers is coarse.
+        if now_s - self._moved_s >= SILENCE_S * (1 - 0.5 / _LOOKS):
+            self._fail(TimeoutError())
+            return
+        self._silence = self._loop.call_later(SILENCE_S / _LOOKS, self._listen)
 
     # -- asyncio.Protocol ------------------------------------------------------------------------------------------
 
@@ -171,6 +186,7 @@ class _Connection(asyncio.Protocol):
             # Nobody asked: it would be taken for the answer to the next request.
             self.abort()
             return
+        self._moved_s = self._loop.time()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:

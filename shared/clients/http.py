@@ -32,6 +32,9 @@ MAX_ATTEMPTS = 6
 BUDGET_S = 45.0
 # A service that says "in a year" is asked again before that.
 LONGEST_PAUSE_S = 900.0
+# All wait for the same moment; over this share of the pause, a second at most, they come back one after the other.
+_SPREAD = 0.25
+_LONGEST_SPREAD_S = 1.0
 _MAX_REFRESHES = 3
 
 Classify = Callable[[int, Mapping[str, str], bytes, str], MigrationError]
@@ -54,11 +57,16 @@ class Pacing:
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._sleep = sleep
         self._not_before_s = 0.0
+        self._spread_s = 0.0
         self._bytes_free_at_s = 0.0
 
     def pause(self, seconds: float) -> None:
         """Nobody sends anything for so long: the service has spoken to one for all. Then it is asked again."""
-        self._not_before_s = max(self._not_before_s, time.monotonic() + min(seconds, LONGEST_PAUSE_S))
+        seconds = min(seconds, LONGEST_PAUSE_S)
+        not_before_s = time.monotonic() + seconds
+        if not_before_s > self._not_before_s:
+            self._not_before_s = not_before_s
+            self._spread_s = min(seconds * _SPREAD, _LONGEST_SPREAD_S)
 
     def left_s(self) -> float:
         """Seconds until requests may be sent; 0 or less if they may be."""
@@ -67,7 +75,7 @@ class Pacing:
     async def turn(self) -> None:
         """Wait until requests may be sent."""
         while (wait_s := self.left_s()) > 0:
-            await self._sleep(wait_s)
+            await self._sleep(wait_s + random.random() * self._spread_s)  # noqa: S311 - spreads load
 
     async def spend(self, size_bytes: int, bytes_per_s: int | None) -> None:
         """Wait until ``size_bytes`` fit under the cap. Callers are served in the order in which they come."""

@@ -229,6 +229,22 @@ async def test_silence_ends(exchanges: Exchanges, monkeypatch: pytest.MonkeyPatc
         released.set()
 
 
+async def test_an_answer_that_takes_long_and_is_never_silent_is_waited_for(
+    exchanges: Exchanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SILENCE_S", 1.0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n")
+        for _ in range(15):
+            await asyncio.sleep(0.1)
+            writer.write(b"x")
+
+    async with serving(serve) as (url, _):
+        assert (await exchanges.exchange("PUT", url, {}, b"small"))[2] == b"x" * 15
+
+
 async def test_an_exchange_that_is_cancelled_leaves_no_connection_behind(exchanges: Exchanges) -> None:
     begun = asyncio.Event()
 
