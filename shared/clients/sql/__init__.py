@@ -1,1 +1,32 @@
 """Databases as sources of tables: SQL Server, PostgreSQL, SQLite."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.model.sql_job import SqlSource, Types
+    from shared.ports.tables import TableDatabase
+
+
+def open_database(value: str, source: "SqlSource", types: "Types") -> "TableDatabase":
+    """The database of a job's source.
+
+    Args:
+        value: Of the setting ``source.connection``: a SQLAlchemy URL or an ODBC connection string.
+        source: The job's, with the caps that hold for all of this process that use the same setting.
+        types: The job's wishes about values that a lake's types cannot hold.
+
+    Raises:
+        Configuration: The value is no connection. No connection is opened here.
+    """
+    from shared.clients.sql.connection import parse_connection
+    from shared.clients.sql.database import Database
+
+    connection = parse_connection(source.connection, value)
+    if connection.dialect == "sqlite":
+        from shared.clients.sql.sqlite import SqliteDialect, SqliteDriver
+
+        driver = SqliteDriver(
+            connection.text, setting=connection.setting, statement_timeout_s=source.statement_timeout_s
+        )
+        return Database(SqliteDialect(types), driver, source)
+    raise NotImplementedError(connection.dialect)

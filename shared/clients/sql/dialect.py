@@ -123,7 +123,9 @@ class Dialect(ABC):
     def begin(
         self, connections: Sequence[DriverConnection], *, consistent: bool, for_table: TableShape | None
     ) -> tuple[int, bool]:
-        """Begin a transaction in the first of ``connections``; how many, and whether they see one moment.
+        """Begin a transaction in the first of ``connections``: how many, and whether each sees one moment's state.
+
+        With ``consistent`` that moment is the same for all of them. Fewer may be begun, but never none.
 
         Raises:
             Unsupported: code ``no_snapshot``.
@@ -158,8 +160,8 @@ class Dialect(ABC):
         """SQL for the text of a value of a column, in a form that :meth:`literal` takes back without loss."""
         return f"CAST({value} AS VARCHAR(4000))"
 
-    def earlier(self, column: SourceColumn, literal: str, seconds: float) -> str:
-        """SQL for what lies ``seconds`` (of a number: so much) before a value of a column."""
+    def earlier(self, column: SourceColumn, text: str, seconds: float) -> str:
+        """SQL for what lies ``seconds`` (of a number: so much) before the value that ``text`` means, or before that."""
         raise Unsupported(f"{column.name} is {column.type}, and lookback needs a time or a number", code="lookback")
 
     def column(self, shape: TableShape, name: str) -> SourceColumn:
@@ -198,8 +200,11 @@ class Dialect(ABC):
         """A column of :meth:`source`."""
         return f"{ROWS}.{self.quoted(column.name)}"
 
-    def projection(self, column: SourceColumn, value: str) -> tuple[str, ...]:
-        """For each lake column of a column, SQL whose result a safe cast in Arrow turns into its type."""
+    def projection(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:
+        """For each lake column of a column, SQL whose result a safe cast in Arrow turns into its type.
+
+        ``value`` is the column's :meth:`reference`.
+        """
         return (value,)
 
     def change_columns(self, selection: Selection) -> list[tuple[LakeColumn, str]]:
@@ -223,9 +228,10 @@ class Dialect(ABC):
         upper = f"{value} <= {self.literal(column, window.upto)}"
         if window.after is None:
             return [upper]
-        lower = self.literal(column, window.after)
         if window.lookback_s:
-            lower = self.earlier(column, lower, window.lookback_s)
+            lower = self.earlier(column, window.after, window.lookback_s)
+        else:
+            lower = self.literal(column, window.after)
         return [f"{value} >= {lower}", upper]
 
     def rows(self, selection: Selection) -> Statement:
@@ -328,7 +334,7 @@ class Dialect(ABC):
         columns: list[LakeColumn] = []
         expressions: list[str] = []
         for column in selection.shape.columns:
-            projected = self.projection(column, self.reference(selection, column))
+            projected = self.projection(selection, column, self.reference(selection, column))
             assert len(projected) == len(column.lake), column
             columns += column.lake
             expressions += projected
