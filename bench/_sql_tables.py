@@ -69,7 +69,7 @@ _WIDE = (
     _Column("changed_at", "timestamptz", f"timestamptz '2020-01-01Z' + ({_draw(40)}) * interval '1 second'",
             "(extract(epoch FROM {}) * 1000000)::bigint::text", "epoch_us({})::VARCHAR"),
     _Column("rate", "numeric(38, 10)", f"({_draw(41)})::numeric / 1000000",
-            "({} * 1000000)::bigint::text", "({} * 1000000)::BIGINT::VARCHAR"),
+            "({} * 1000000)::bigint::text", "({}::DECIMAL(38, 10) * 1000000)::BIGINT::VARCHAR"),
     _Column(
         "body", "text",
         f"CASE WHEN n % {_LOB_EVERY} = 0 THEN repeat(md5(n::text), 65536) ELSE "
