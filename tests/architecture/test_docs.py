@@ -4,12 +4,15 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import yaml
+from pydantic import BaseModel
 
 import triggers
 from shared import errors
 from shared.model.job import parse_job
+from shared.model.sql_job import SqlJob
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +99,43 @@ def test_every_spec_that_is_shown_is_one() -> None:
     jobs = [parse_job({"kind": "files", "name": "shown", "target": target, **block}) for block in files]
     types = {source.type for job in jobs if job.kind == "files" for source, _ in job.places()}
     assert types == {"folder", "sharepoint", "blob"}
+
+
+def test_every_example_is_a_job() -> None:
+    kinds = set()
+    for path in sorted((ROOT / "docs/examples").glob("*.yaml")):
+        kinds.add(parse_job(yaml.safe_load(path.read_text(encoding="utf-8"))).kind)
+    assert kinds == {"files", "sql"}
+
+
+def test_every_part_of_a_sql_job_that_is_shown_is_one() -> None:
+    text = (ROOT / "docs/sql.md").read_text(encoding="utf-8")
+    shown = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    job = {
+        "kind": "sql", "name": "shown", "source": {"connection": "ERP_DB"}, "tables": [{"table": "dbo.Orders"}],
+        "target": {"workspace": "Migration", "lakehouse": "Landing", "path": "Tables/erp", "format": "delta"},
+    }  # fmt: skip
+    assert {key for block in shown for key in block} >= {"tables", "quality"}
+    for block in shown:
+        parse_job(job | block)
+
+
+def fields_of(spec: type[BaseModel]) -> set[str]:
+    """Names of fields as a job writes them, those of its parts included."""
+    found = set()
+    for name, field in spec.model_fields.items():
+        found.add(field.alias or name)
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= fields_of(part)
+    return found
+
+
+def test_every_field_of_a_sql_job_is_explained() -> None:
+    text = (ROOT / "docs/sql.md").read_text(encoding="utf-8")
+    shown = " ".join(a or b for a, b in re.findall(r"```yaml\n(.*?)```|`([^`\n]+)`", text, re.DOTALL))
+    missing = {name for name in fields_of(SqlJob) if not re.search(rf"(?<![\w]){name}(?![\w])", shown)}
+    assert missing == set()
 
 
 def test_every_route_is_in_the_api_description() -> None:
