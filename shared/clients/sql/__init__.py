@@ -29,4 +29,13 @@ def open_database(value: str, source: "SqlSource", types: "Types") -> "TableData
             connection.text, setting=connection.setting, statement_timeout_s=source.statement_timeout_s
         )
         return Database(SqliteDialect(types), driver, source)
+    if connection.dialect == "postgresql" and connection.transport == "native":
+        from shared.clients.sql.adbc import AdbcDriver
+        from shared.clients.sql.postgresql import PostgresqlDialect
+
+        return Database(
+            PostgresqlDialect(types),
+            AdbcDriver(connection.text, setting=connection.setting, statement_timeout_s=source.statement_timeout_s),
+            source,
+        )
     raise NotImplementedError(connection.dialect)

@@ -96,6 +96,10 @@ class Dialect(ABC):
     name: ClassVar[str]
     text_encoding: ClassVar[str] = "utf-8"
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
+    count: ClassVar[str] = "COUNT"
+    """The function that counts in 64 bits."""
+    hint: str = ""
+    """What stands behind every statement that reads rows."""
 
     def __init__(self, types: Types) -> None:
         self.types = types
@@ -235,6 +239,10 @@ class Dialect(ABC):
         return [f"{value} >= {lower}", upper]
 
     def rows(self, selection: Selection) -> Statement:
+        statement = self._rows(selection)
+        return replace(statement, sql=statement.sql + self.hint)
+
+    def _rows(self, selection: Selection) -> Statement:
         columns, expressions = self._projected(selection)
         joins = []
         for number, rule in enumerate(selection.rules):
@@ -256,18 +264,19 @@ class Dialect(ABC):
         Several, because a table may have more columns than a statement may have results.
         """
         if not checksums:
-            return [Statement(f"SELECT COUNT(*) {self._from(selection)}")]
+            return [Statement(f"SELECT {self.count}(*) {self._from(selection)}{self.hint}")]
         bare = replace(selection, rules=(), order_by=())
-        lake, inner = selection.shape.lake_columns, self.rows(bare).sql
+        lake, inner = selection.shape.lake_columns, self._rows(bare).sql
         statements = []
         for start in range(0, len(lake), _SUMMED_AT_ONCE):
             columns = lake[start : start + _SUMMED_AT_ONCE]
             sums = []
             for column in columns:
                 value = f"q.{self.quoted(column.name)}"
-                sums.append(f"COUNT(*) - COUNT({value})")
+                sums.append(f"{self.count}(*) - {self.count}({value})")
                 sums.append(f"COALESCE(SUM({self.checksum(column, value)}), 0)")
-            statements.append(Statement(f"SELECT COUNT(*), {', '.join(sums)} FROM ({inner}) AS q", (), columns))
+            sql = f"SELECT {self.count}(*), {', '.join(sums)} FROM ({inner}) AS q{self.hint}"
+            statements.append(Statement(sql, (), columns))
         return statements
 
     @abstractmethod
@@ -276,7 +285,7 @@ class Dialect(ABC):
 
     def broken_rows(self, selection: Selection, rule: RowRule) -> Statement:
         join, broken = self._rule(selection, rule, 0)
-        return Statement(f"SELECT COUNT(*) {self._from(selection, [join], [f'({broken})'])}")
+        return Statement(f"SELECT {self.count}(*) {self._from(selection, [join], [f'({broken})'])}{self.hint}")
 
     # -- positions, cuts ---------------------------------------------------------------------------------------------
 
@@ -318,7 +327,7 @@ class Dialect(ABC):
         return (
             f"SELECT {self.as_text(column, 'k')} FROM (SELECT DISTINCT k FROM (SELECT {value} AS k, "
             f"ROW_NUMBER() OVER (ORDER BY {value}) AS n FROM {source} WHERE {value} IS NOT NULL) AS numbered "
-            f"WHERE n % {int(rows)} = 0) AS bounds ORDER BY k"
+            f"WHERE n % {int(rows)} = 0) AS bounds ORDER BY bounds.k"
         )
 
     def no_change(self, shape: TableShape, change: Change) -> Unsupported:
