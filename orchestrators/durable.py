@@ -1,6 +1,7 @@
 """What the 1.x API of Durable Functions makes every orchestrator of this app need, and nothing else."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -81,6 +82,21 @@ def pause(context: DurableOrchestrationContext, seconds: float, unless: TaskBase
     return True
 
 
+class Waiting(Iterator[Any]):
+    """Requests for a sliding window that may become more while it moves on."""
+
+    def __init__(self, requests: Iterable[Any]) -> None:
+        self._left = deque(requests)
+
+    def add(self, request: Any) -> None:
+        self._left.append(request)
+
+    def __next__(self) -> Any:
+        if not self._left:
+            raise StopIteration
+        return self._left.popleft()
+
+
 def sliding_window(
     context: DurableOrchestrationContext,
     width: int,
@@ -93,7 +109,7 @@ def sliding_window(
     Args:
         context: The orchestration's context.
         width: Most tasks at once.
-        requests: What to do; taken one by one.
+        requests: What to do; taken one by one, and asked again after each that is settled, so that it may grow.
         schedule: Makes the task of a request.
         settle: Told each request and its task's result, in the order of completion; False stops the scheduling, and
             the tasks that run are waited for.
@@ -105,7 +121,6 @@ def sliding_window(
         while going_on and len(running) < width:
             request = next(waiting, None)
             if request is None:
-                going_on = False
                 break
             running[schedule(request)] = request
         if not running:

@@ -1,6 +1,6 @@
 """Transfer the batches of one page.
 
-1. Keep a window of ``transfer_batch`` activities running.
+1. Keep a window of ``transfer_batch`` activities running; one whose time was up before it was done is scheduled again.
 2. Add up what they report, and show it as custom status.
 3. Stop scheduling as soon as one says that the run must stop or was cancelled; wait for those that run.
 4. Return the sums, and the numbers of the batches that hold items to be tried again.
@@ -11,7 +11,7 @@ from typing import Any
 from azure.durable_functions import DurableOrchestrationContext
 from azure.durable_functions.models.Task import TaskBase
 
-from orchestrators.durable import Steps, activity, bug_of, sliding_window
+from orchestrators.durable import Steps, Waiting, activity, bug_of, sliding_window
 from shared.model.steps import TransferBatchRequest, TransferPageOutcome, TransferPageRequest, add_counts, no_counts
 from shared.names import TRANSFER_BATCH
 
@@ -23,6 +23,8 @@ def transfer_page(context: DurableOrchestrationContext) -> Steps:
         "abort": None, "cancelled": False, "counts": no_counts(), "retry": [], "retry_after_s": None,
     }  # fmt: skip
 
+    waiting = Waiting(page["batches"])
+
     def schedule(batch: int) -> TaskBase:
         request: TransferBatchRequest = {
             "run": page["run"], "round": page["round"], "page": page["page"], "batch": batch,
@@ -33,13 +35,15 @@ def transfer_page(context: DurableOrchestrationContext) -> Steps:
     def settle(batch: int, envelope: Any) -> bool:
         going_on = _add(outcome, batch, envelope)
         done = envelope.get("ok") if isinstance(envelope, dict) else None
+        if done and done.get("unfinished"):
+            waiting.add(batch)
         context.set_custom_status({
             "counts": outcome["counts"], "concurrency": done and done.get("concurrency"),
             "source_load": done and done.get("source_load"),
         })  # fmt: skip
         return going_on
 
-    yield from sliding_window(context, page["parallel"], page["batches"], schedule, settle)
+    yield from sliding_window(context, page["parallel"], waiting, schedule, settle)
     outcome["retry"].sort()
     return outcome
 

@@ -9,6 +9,7 @@
     runs/<run>/results/<page>/settled.jsonl   records of items that planning itself settled (skipped, unmappable)
     runs/<run>/results/<page>/b0000.jsonl     records of a work package, written once it is done
     runs/<run>/results/<page>/verify0000000.jsonl  records that a step of verification overrules, named by its position
+    runs/<run>/uploads/<page>-<digest>.json   how far the upload of a very large file got
     runs/<run>/manifest.<format>
     runs/<run>/cancel                         exists once somebody asked to cancel
     jobs/<job>/runs/<generation>.json         which runs this job had; the highest is the current one
@@ -18,6 +19,7 @@
     schedules/<name>.json
 """
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -82,6 +84,11 @@ class RunRecords:
                 found.update({record["path"]: record for record in load_lines(await self.store.get(key) or b"")})
         return found
 
+    def upload_journal(self, page: str, path: str) -> "UploadRecord":
+        """How far the upload of one very large file got; implements ``ports.UploadJournal``."""
+        digest = hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        return UploadRecord(self.store, self.key(f"uploads/{page}-{digest}.json"))
+
     # -- reading a run as a whole --------------------------------------------------------------------------------
 
     async def pages(self) -> list[str]:
@@ -141,6 +148,24 @@ class RunRecords:
 
     async def cancelled(self) -> bool:
         return await self.store.get(self.key("cancel")) is not None
+
+
+class UploadRecord:
+    """One document that is there as long as an upload goes on."""
+
+    def __init__(self, store: RunStore, key: str) -> None:
+        self._store = store
+        self._key = key
+
+    async def load(self) -> dict[str, Any] | None:
+        data = await self._store.get(self._key)
+        return json.loads(data) if data is not None else None
+
+    async def save(self, document: dict[str, Any]) -> None:
+        await self._store.put(self._key, json.dumps(document).encode())
+
+    async def clear(self) -> None:
+        await self._store.delete([self._key])
 
 
 def not_moved(item: PlannedItem, batch: str, target_root: str) -> FileRecord:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ _CHECKPOINT_EVERY_S = 10.0
 # So many failures of the service in a row, with no success between them, mean that it is down.
 _TRIPPING_FAILURES = 20
 _WORKERS = 128
+# An activity hands back after so long, far below any function timeout, and goes on in the next.
+_BUDGET_S = 600.0
+# Larger files are written in parts of this size, which outlive a kill and the end of an activity.
+_PART_BYTES = 4 * 1024 * 1024 * 1024
+# What a part may take where the job's own cap is all that holds it up.
+_PART_S = 300
 _ACHIEVED = frozenset({"uploaded", "skipped", "renamed", "deleted"})
 
 
@@ -76,6 +83,9 @@ class _Batch:
         self.failures_in_a_row = 0
         self.retry_after_s: float | None = None
         self.stop: _Stop | None = None
+        self.began_s = time.monotonic()
+        self.is_unfinished = False
+        self.part_bytes = min(_PART_BYTES, (run.job.limits.bandwidth or _PART_BYTES) * _PART_S)
         self.lake_known = run.job.mode == "full" and page.startswith("p")
         # Items whose file was renamed in the lake by this delivery, with its new ETag; empty where it was gone.
         self.renamed: dict[str, str] = {}
@@ -93,7 +103,7 @@ class _Batch:
         if pending:
             await self._save()
         level, reason = self.run.lake.concurrency()
-        return {
+        outcome: TransferBatchOutcome = {
             "concurrency": {"level": level, "reason": reason},
             "source_load": self.run.source.load(),
             "abort": stopped.abort if stopped else None,
@@ -102,6 +112,14 @@ class _Batch:
             "retry": sum(record["status"] == "retrying" for record in self.done.values()),
             "retry_after_s": self.retry_after_s,
         }
+        if self.is_unfinished and stopped is None:
+            # The delivery that goes on counts for this one as well.
+            outcome |= {"unfinished": True, "counts": no_counts(), "retry": 0, "retry_after_s": None}
+        return outcome
+
+    def _is_over(self) -> bool:
+        """Whether nothing more is begun in this activity."""
+        return self.stop is not None or time.monotonic() - self.began_s > _BUDGET_S
 
     def _is_pending(self, item: PlannedItem) -> bool:
         record = self.done.get(item["path"])
@@ -127,8 +145,9 @@ class _Batch:
                 error: MigrationError = ServiceUnavailable("not tried: the service was down", subject=item["path"])
                 self._record(item, self._failed(item, error))
                 continue
-            if self.stop is not None:
+            if self._is_over():
                 # What is in flight is finished, so that nobody finds half a file; nothing new is begun.
+                self.is_unfinished = True
                 return
             record = await self._move(item)
             if record is not None:
@@ -181,15 +200,19 @@ class _Batch:
                 await self._remove_leftover(item)
             return record
         self.failures_in_a_row = 0
+        self.is_unfinished = self.is_unfinished or record is None
         return record
 
-    async def _put(self, item: PlannedItem) -> FileRecord:
+    async def _put(self, item: PlannedItem) -> FileRecord | None:
+        """Its record, or None where it goes on in the next activity."""
         try:
             record = await self._copy(item)
         except TargetConflict as error:
             if error.code != "path_conflict" or not await self._clear_way(item["path"]):
                 raise
             record = await self._copy(item)
+        if record is None:
+            return None
         if item["action"] == "rename" and item["path"] not in self.renamed and record["status"] in _ACHIEVED:
             # It could not be renamed, and is at its new place all the same: what this job left at the old one goes.
             with suppress(NotFound, TargetConflict):
@@ -212,7 +235,7 @@ class _Batch:
         await remove_deepest_first(self.run, inside)
         return await self.run.lake.remove_empty_folder(path)
 
-    async def _copy(self, item: PlannedItem) -> FileRecord:
+    async def _copy(self, item: PlannedItem) -> FileRecord | None:
         path, action = item["path"], item["action"]
         lake = self.run.lake
         if action == "rename":
@@ -225,8 +248,7 @@ class _Batch:
             if (copied := await self._copy_by_service(item)) is not None:
                 return copied
             try:
-                content, written = await self._send(item, lambda content: lake.create(path, content))
-                return self._moved(item, "uploaded", content, written)
+                return await self._write(item, new=True)
             except TargetConflict as error:
                 if error.code != "target_exists":
                     raise
@@ -245,10 +267,29 @@ class _Batch:
                 if not own_leftover and not item["own"]:
                     raise TargetConflict("another file is there already", code="target_exists", subject=path)
                 only_over = found.etag
-        content, written = await self._send(
-            item, lambda content: lake.replace(path, content, only_over=only_over or None)
-        )
-        return self._moved(item, "uploaded", content, written)
+        return await self._write(item, only_over=only_over or None)
+
+    async def _write(self, item: PlannedItem, *, new: bool = False, only_over: str | None = None) -> FileRecord | None:
+        lake, path = self.run.lake, item["path"]
+        if item["size_bytes"] > self.part_bytes:
+            return await self._write_long(item, new=new, only_over=only_over)
+
+        async def write(content: OpenItem) -> Written:
+            if new:
+                return await lake.create(path, content)
+            return await lake.replace(path, content, only_over=only_over)
+
+        content, written = await self._send(item, write)
+        return self._moved(item, "uploaded", content.version, content.facts, written)
+
+    async def _write_long(self, item: PlannedItem, *, new: bool, only_over: str | None) -> FileRecord | None:
+        journal = self.run.records.upload_journal(self.page, item["path"])
+        async with self.run.lake.room(item["size_bytes"]) as room, room.turn():
+            done = await self.run.lake.upload_long(
+                item["path"], lambda: self._open(item), journal, new=new, only_over=only_over,
+                part_bytes=self.part_bytes, is_over=self._is_over,
+            )  # fmt: skip
+        return self._moved(item, "uploaded", done.version, done.facts, done.written) if done is not None else None
 
     async def _send(
         self, item: PlannedItem, write: Callable[[OpenItem], Awaitable[Written]]
@@ -340,7 +381,7 @@ class _Batch:
         # Nothing was here when the run began, so an earlier delivery of this batch wrote it.
         ours = item["action"] == "create" and self._is_new(found)
         written = Written(content.size_bytes, own, found.etag)
-        record = self._moved(item, "uploaded" if ours else "skipped", content, written)
+        record = self._moved(item, "uploaded" if ours else "skipped", content.version, content.facts, written)
         return {**record, "own": ours or item["own"]}
 
     async def _remove_leftover(self, item: PlannedItem) -> None:
@@ -383,10 +424,17 @@ class _Batch:
 
     # -- records -------------------------------------------------------------------------------------------------
 
-    def _moved(self, item: PlannedItem, status: str, content: OpenItem, written: Written) -> FileRecord:
-        record = self._done(item, status, content.version, written)
-        if content.facts:
-            record["source"] = {**record.get("source", {}), **content.facts}
+    def _moved(
+        self,
+        item: PlannedItem,
+        status: str,
+        version: str,
+        facts: Mapping[str, str | int | None] | None,
+        written: Written,
+    ) -> FileRecord:
+        record = self._done(item, status, version, written)
+        if facts:
+            record["source"] = {**record.get("source", {}), **facts}
         return record
 
     def _done(self, item: PlannedItem, status: str, version: str, written: Written) -> FileRecord:

@@ -113,6 +113,8 @@ class SourceLoad(TypedDict):
 
 class TransferBatchOutcome(TypedDict):
     concurrency: Concurrency
+    unfinished: NotRequired[bool]
+    """Its time was up: the same batch is to be delivered again, and counts then."""
     source_load: NotRequired[SourceLoad | None]
     abort: Abort | None
     cancelled: bool

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 Block = bytes | bytearray
 """A piece of content."""
@@ -248,6 +248,25 @@ class Written:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class LongWritten:
+    """What an upload in parts was read from and is; ``facts`` are those of the content."""
+
+    version: str
+    facts: Mapping[str, str | int | None] | None
+    written: Written
+
+
+class UploadJournal(Protocol):
+    """Remembers how far an upload in parts got, from one delivery to the next. Holds JSON, no secret."""
+
+    async def load(self) -> dict[str, Any] | None: ...
+
+    async def save(self, document: dict[str, Any]) -> None: ...
+
+    async def clear(self) -> None: ...
+
+
 class Listing(Protocol):
     """A source that lists itself in an order of its own (a blob container). Paths are as the source has them."""
 
@@ -333,6 +352,22 @@ class LakeStore(Protocol):
         With ``only_over``, an ETag: only if that file is there still; else TargetConflict, code ``target_changed``.
         """
 
+    async def upload_long(
+        self,
+        path: str,
+        open_content: Callable[[], Awaitable[OpenItem]],
+        journal: UploadJournal,
+        *,
+        new: bool,
+        only_over: str | None = None,
+        part_bytes: int,
+        is_over: Callable[[], bool],
+    ) -> LongWritten | None:
+        """Write a very large file in parts that are kept; None where ``is_over`` said so before the end.
+
+        Readers meet the file whole, or not at all with ``new``. Raises as ``create`` and ``replace`` do.
+        """
+
     async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
         """Let the service read the file by itself. Raises Unsupported where it does not, with nothing written."""
 
@@ -408,6 +443,8 @@ class DataContainer:
     name: str
     type: str
     archived: bool
+    description: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +463,15 @@ class AssetRegistry(Protocol):
     async def default_datastore(self) -> BlobDatastore:
         """Raises RunError where the workspace cannot be reached, or keeps its data elsewhere than in blobs."""
 
+    async def datastores(self) -> list[BlobDatastore]:
+        """Every datastore whose data can be read as blobs."""
+
     async def containers(self) -> list[DataContainer]: ...
+
+    async def container(self, name: str) -> DataContainer | None: ...
+
+    async def describe(self, name: str, description: str | None, tags: Mapping[str, str]) -> None:
+        """Give an asset as a whole this description and these tags, in place of what it has."""
 
     async def versions(self, name: str, *, archived: bool) -> list[DataVersion]:
         """Those that are archived, or those that are not; empty where there is no such asset."""
@@ -461,6 +506,18 @@ class AssetBlobs(Listing, Protocol):
 
     async def delete(self, name: str, *, etag: str) -> bool:
         """Delete if it is still that one; False if it is gone or another."""
+
+    async def claim(self, folder: str, owner: str) -> str:
+        """Mark a folder as this owner's, unless it has one; whose it is then. Two that do so at once see the same."""
+
+    async def owner(self, folder: str) -> str | None:
+        """Whose the folder is; None where it was never marked."""
+
+    async def has_owners_below(self, folder: str) -> bool:
+        """Whether any folder within it is somebody's."""
+
+    async def release(self, folder: str, owner: str) -> None:
+        """Take back a claim, if it is this owner's."""
 
 
 class LoadedTable(TypedDict):

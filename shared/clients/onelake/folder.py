@@ -10,7 +10,7 @@ import secrets
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 from shared.clients.http import Answer
 from shared.clients.onelake.classify import classify, unsupported_flush
 from shared.clients.onelake.copying import put_from_url
+from shared.clients.onelake.long_upload import LongUpload, Reading
 from shared.clients.onelake.room import Room
 from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, block_bytes, encode_path
 from shared.errors import (
@@ -35,7 +36,17 @@ from shared.errors import (
     TransientError,
 )
 from shared.policy.paths import staging_prefix
-from shared.ports import Block, CopySource, LakeFile, LakePage, LakeProperties, OpenItem, Written
+from shared.ports import (
+    Block,
+    CopySource,
+    LakeFile,
+    LakePage,
+    LakeProperties,
+    LongWritten,
+    OpenItem,
+    UploadJournal,
+    Written,
+)
 
 UploadSequence = Literal["auto", "three_step", "put_blob"]
 
@@ -81,11 +92,13 @@ class LakeFolder:
         self._workspace = workspace_id
         self._item = item_id
         self._root = root
-        self._owner = owner
+        self.owner = owner
         self._bandwidth = bandwidth
         self._uploads = lake.fixed_limit(owner, in_flight) if in_flight else lake.uploads
         self._sequence = sequence
         self._base = f"{lake.dfs_url}/{workspace_id}/{item_id}/"
+        self.parked: dict[str, Reading] = {}
+        """Content of uploads that were handed back, by their staging names, for a delivery to this process."""
 
     # -- reaching it ---------------------------------------------------------------------------------------------
 
@@ -198,7 +211,7 @@ class LakeFolder:
             # One call is one commit: the old bytes or the new ones, without a rename.
             return await self._upload(path, path, content, new=False)
         folder, slash, _ = path.rpartition("/")
-        staging = f"{folder}{slash}{staging_prefix(self._owner)}{secrets.token_hex(8)}"
+        staging = f"{folder}{slash}{staging_prefix(self.owner)}{secrets.token_hex(8)}"
         try:
             written = await self._upload(path, staging, content, new=False, staged=True)
             etag = await self._rename(staging, path, written, only_over)
@@ -297,27 +310,40 @@ class LakeFolder:
             raise
 
     async def _write_blocks(self, subject: str, path: str, content: OpenItem, block: int, etag: str) -> Written:
-        """Append block by block: while some are on the wire, the next one is read and hashed."""
+        reading = Reading(content)
+        await self.append_blocks(subject, path, reading, content.size_bytes, lambda: False)
+        await content.finish()
+        md5 = b64encode(reading.whole.digest()).decode("ascii")
+        answer = await self._flush(subject, path, content.size_bytes, md5, etag)
+        return Written(content.size_bytes, reading.whole.hexdigest(), _etag(answer.headers.get("ETag")))
+
+    async def append_blocks(
+        self, subject: str, path: str, reading: Reading, end: int, is_over: Callable[[], bool]
+    ) -> None:
+        """Append up to ``end``, or until ``is_over``: while some blocks are on the wire, the next is read and hashed.
+
+        All that was read has arrived when this returns.
+        """
+        content, block = reading.content, block_bytes(reading.content.size_bytes)
         memory = self._lake.memory
-        whole = hashlib.md5(usedforsecurity=False)
-        position = 0
         sending: deque[asyncio.Task[Answer]] = deque()
         # The slot holds room for one block, so that every upload goes on however little is left for others.
         rooms = 1
         try:
-            while position < content.size_bytes:
+            while reading.position < end and not is_over():
                 if len(sending) == rooms:
                     if rooms < _BLOCKS_IN_FLIGHT and memory.take_now(block):
                         rooms += 1
                     else:
                         await sending.popleft()
-                data = await content.read(min(block, content.size_bytes - position))
+                at = reading.position
+                data = await content.read(min(block, end - at))
                 if not data:
-                    raise SourceChanged(f"ended at {position} of {content.size_bytes} bytes", subject=subject)
-                digest, _ = await asyncio.gather(_md5(data), asyncio.to_thread(whole.update, data))
+                    raise SourceChanged(f"ended at {at} of {content.size_bytes} bytes", subject=subject)
+                digest, _ = await asyncio.gather(_md5(data), asyncio.to_thread(reading.whole.update, data))
+                reading.position += len(data)
                 md5 = b64encode(digest).decode("ascii")
-                sending.append(asyncio.create_task(self._append(subject, path, position, data, md5, flush=False)))
-                position += len(data)
+                sending.append(asyncio.create_task(self._append(subject, path, at, data, md5, flush=False)))
             for task in sending:
                 await task
         finally:
@@ -327,10 +353,6 @@ class LakeFolder:
                 await asyncio.gather(*sending, return_exceptions=True)
             finally:
                 memory.give((rooms - 1) * block)
-        await content.finish()
-        md5 = b64encode(whole.digest()).decode("ascii")
-        answer = await self._flush(subject, path, position, md5, etag)
-        return Written(position, whole.hexdigest(), _etag(answer.headers.get("ETag")))
 
     async def _create_path(self, subject: str, path: str, md5: str | None, *, new: bool) -> Answer:
         headers = {"x-ms-version": API_VERSION}
@@ -391,7 +413,64 @@ class LakeFolder:
                 return Answer(200, {"ETag": found.etag}, b"", 2)
             raise
 
-    async def _rename(self, source: str, path: str, written: Written, only_over: str | None) -> str:
+    async def upload_long(
+        self,
+        path: str,
+        open_content: Callable[[], Awaitable[OpenItem]],
+        journal: UploadJournal,
+        *,
+        new: bool,
+        only_over: str | None = None,
+        part_bytes: int,
+        is_over: Callable[[], bool],
+    ) -> LongWritten | None:
+        """Write a very large file in parts that are kept; see :mod:`shared.clients.onelake.long_upload`.
+
+        Returns:
+            None where ``is_over`` said so first; the next call with the same journal goes on from there.
+        """
+        upload = LongUpload(self, path, journal, new=new, only_over=only_over, part_bytes=part_bytes, is_over=is_over)
+        return await upload.carry_out(open_content)
+
+    async def create_staged(self, subject: str, path: str) -> str:
+        """An empty file under a name that nobody else uses; its ETag."""
+        return (await self._create_path(subject, path, None, new=False)).headers.get("ETag", "")
+
+    async def flush_part(self, subject: str, path: str, position: int, etag: str) -> str:
+        """Make what was appended so far durable, on the condition that nobody else did; the new ETag."""
+        try:
+            answer = await self._lake.transport.send(
+                "PATCH", f"{self._url(path)}?action=flush&position={position}&retainUncommittedData=true",
+                headers=_VERSION | {"If-Match": _quoted(etag)}, subject=subject,
+            )  # fmt: skip
+        except TargetConflict as error:
+            # The condition fails too where a first flush succeeded and only its answer was lost.
+            found = await self.properties(path) if error.code == "target_changed" else None
+            if found is None or found.size_bytes != position:
+                raise
+            return found.etag
+        return _etag(answer.headers.get("ETag"))
+
+    async def flush_whole(self, subject: str, path: str, size_bytes: int, md5: str, etag: str) -> str:
+        """The last flush of an upload in parts; ``md5`` in Base64."""
+        return _etag((await self._flush(subject, path, size_bytes, md5, _quoted(etag))).headers.get("ETag"))
+
+    async def put_in_place(self, staging: str, path: str, written: Written, only_over: str | None, *, new: bool) -> str:
+        """Rename what is staged over the target; with ``new`` only where nothing is. Its ETag there."""
+        try:
+            return await self._rename(staging, path, written, only_over, new=new)
+        except TargetConflict as error:
+            # After a lost answer what is in the way is our own, and the staged file is gone.
+            found = await self.properties(path) if error.code == "target_exists" else None
+            if found is None or (found.size_bytes, found.md5) != (written.size_bytes, written.md5):
+                raise
+            if await self.properties(staging) is not None:
+                raise
+            return found.etag
+
+    async def _rename(
+        self, source: str, path: str, written: Written, only_over: str | None, *, new: bool = False
+    ) -> str:
         try:
             answer = await self._lake.transport.send(
                 "PUT",
@@ -401,6 +480,7 @@ class LakeFolder:
                     "x-ms-version": API_VERSION,
                     "x-ms-rename-source": f"/{self._workspace}/{self._item}/{encode_path(self._below(source))}",
                     **({"If-Match": f'"{only_over}"'} if only_over is not None else {}),
+                    **({"If-None-Match": "*"} if new else {}),
                 },
                 subject=path,
             )
@@ -608,6 +688,10 @@ def _moment(header: str) -> datetime | None:
         return parsedate_to_datetime(header)
     except ValueError:
         return None
+
+
+def _quoted(etag: str) -> str:
+    return f'"{_etag(etag)}"'
 
 
 def _etag(text: str | None) -> str:
