@@ -18,7 +18,7 @@ _CHUNK, _FEW = 8192, 256
 # A block of 64 bytes holds the value, the bit 1 as a byte, and the length in 8 bytes.
 _BLOCK, _TAIL = 64, 9
 # For longer values hashlib is as quick.
-_BLOCKS = 3
+_BLOCKS = 4
 _MASKS = np.array([(1 << 8 * count) - 1 for count in range(8)] + [2**64 - 1], np.uint64)
 _ENDS = np.array([0x80 << 8 * count for count in range(8)] + [0], np.uint64)
 
