@@ -5,14 +5,20 @@ import azure.durable_functions as df
 from activities import (
     check_asset_files,
     commit_ledger,
+    commit_table,
     copy_asset_files,
     discover_assets,
+    extract_slice,
+    extract_table,
     fail_asset_version,
+    fail_table,
     index_source,
     plan_asset_version,
     plan_page,
+    plan_table,
     prepare_mltables,
     prepare_run,
+    prepare_sql,
     register_asset_version,
     survey_target,
     transfer_batch,
@@ -20,6 +26,7 @@ from activities import (
     verify_page,
     write_asset_reports,
     write_manifest,
+    write_sql_reports,
 )
 from activities.boundary import Body, bound
 from shared import names
@@ -43,6 +50,13 @@ ACTIVITIES: dict[str, Body] = {
     names.VALIDATE_ASSET_VERSION: validate_asset_version.run,
     names.FAIL_ASSET_VERSION: fail_asset_version.run,
     names.WRITE_ASSET_REPORTS: write_asset_reports.run,
+    names.PREPARE_SQL: prepare_sql.run,
+    names.PLAN_TABLE: plan_table.run,
+    names.EXTRACT_SLICE: extract_slice.run,
+    names.EXTRACT_TABLE: extract_table.run,
+    names.COMMIT_TABLE: commit_table.run,
+    names.FAIL_TABLE: fail_table.run,
+    names.WRITE_SQL_REPORTS: write_sql_reports.run,
 }
 
 

@@ -11,6 +11,8 @@ MIGRATE_FILES: Final = "migrate_files"
 TRANSFER_PAGE: Final = "transfer_page"
 MIGRATE_MLTABLES: Final = "migrate_mltables"
 MIGRATE_ASSET: Final = "migrate_asset"
+MIGRATE_SQL: Final = "migrate_sql"
+MIGRATE_TABLE: Final = "migrate_table"
 
 # Activities
 PREPARE_RUN: Final = "prepare_run"
@@ -30,6 +32,13 @@ REGISTER_ASSET_VERSION: Final = "register_asset_version"
 VALIDATE_ASSET_VERSION: Final = "validate_asset_version"
 FAIL_ASSET_VERSION: Final = "fail_asset_version"
 WRITE_ASSET_REPORTS: Final = "write_asset_reports"
+PREPARE_SQL: Final = "prepare_sql"
+PLAN_TABLE: Final = "plan_table"
+EXTRACT_SLICE: Final = "extract_slice"
+EXTRACT_TABLE: Final = "extract_table"
+COMMIT_TABLE: Final = "commit_table"
+FAIL_TABLE: Final = "fail_table"
+WRITE_SQL_REPORTS: Final = "write_sql_reports"
 
 # HTTP and timer triggers
 START_MIGRATION: Final = "start_migration"
@@ -50,7 +59,7 @@ START_DUE_SCHEDULES: Final = "start_due_schedules"
 # External events
 CANCEL_EVENT: Final = "cancel"
 
-ORCHESTRATOR_OF_KIND: Final = {"files": MIGRATE_FILES, "mltable": MIGRATE_MLTABLES}
+ORCHESTRATOR_OF_KIND: Final = {"files": MIGRATE_FILES, "mltable": MIGRATE_MLTABLES, "sql": MIGRATE_SQL}
 
 
 def run_id(kind: str, job: str, slot: str) -> str:

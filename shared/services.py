@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from shared.engine.mltables.run import AssetRecords, MltableRun
     from shared.engine.run_records import RunRecords
     from shared.engine.sources import JoinedTree
+    from shared.engine.sql.run import SqlRecords, SqlRun
     from shared.model.job import BlobSource, FilesJob, SharePointSource
     from shared.model.lake_target import LakeTarget
     from shared.model.mltable_job import MltableJob
+    from shared.model.sql_job import SqlJob
+    from shared.model.sql_steps import SqlCounts
     from shared.ports import SourceTree
 
 _RUNS_KEPT = 8
@@ -133,6 +136,12 @@ class Services:
         workspace_id = workspace.lower() if is_guid(workspace) else await fabric.workspace_id(workspace)
         lakehouse_id = lakehouse.lower() if is_guid(lakehouse) else await fabric.lakehouse_id(workspace_id, lakehouse)
         return workspace_id, lakehouse_id
+
+    def target_folder(self, owner: str, target: "LakeTarget", workspace_id: str, lakehouse_id: str) -> "LakeFolder":
+        """A target's folder, to see whether it can be reached."""
+        from shared.clients.onelake import LakeFolder
+
+        return LakeFolder(self.onelake(target.credential), workspace_id, lakehouse_id, target.path, owner=owner)
 
     def lake_folder(self, job: "FilesJob", workspace_id: str, lakehouse_id: str) -> "LakeFolder":
         from shared.clients.onelake import LakeFolder
@@ -258,8 +267,10 @@ class Services:
     def records(self, run: str) -> "RunRecords":
         from shared.engine.mltables.run import AssetRecords
         from shared.engine.run_records import RunRecords
+        from shared.engine.sql.run import SqlRecords
 
-        return (AssetRecords if run.startswith("mltable-") else RunRecords)(self.store, run)
+        by_kind = {"mltable": AssetRecords, "sql": SqlRecords}
+        return by_kind.get(run.partition("-")[0], RunRecords)(self.store, run)
 
     def asset_records(self, run: str) -> "AssetRecords":
         from shared.engine.mltables.run import AssetRecords
@@ -275,6 +286,44 @@ class Services:
     async def mltable_run(self, run: str) -> "MltableRun":
         """An MLTable migration as its activities need it. Raises LookupError where nothing was prepared."""
         from shared.mltable_services import open_run
+
+        return await open_run(self, run)
+
+    def sql_records(self, run: str) -> "SqlRecords":
+        from shared.engine.sql.run import SqlRecords
+
+        return SqlRecords(self.store, run)
+
+    def connection(self, setting: str) -> str:
+        """The value of the setting that holds a job's connection; never to be put into a message.
+
+        Raises:
+            Configuration: there is no such setting.
+        """
+        value = self.settings.environment.get(setting, "").strip()
+        if not value:
+            raise Configuration(
+                f"there is no setting {setting}; add one that holds a SQLAlchemy URL or an ODBC connection string",
+                code="setting_missing",
+                subject="source.connection",
+            )
+        return value
+
+    def check_connection(self, job: "SqlJob") -> None:
+        """That the setting of a job's source is there and can be read. Raises Configuration."""
+        from shared.sql_services import open_source
+
+        open_source(self, job)
+
+    async def prepare_sql(self, run: str, round_number: int) -> "tuple[SqlJob, list[int], SqlCounts, int]":
+        """See :func:`shared.sql_services.prepare`."""
+        from shared.sql_services import prepare
+
+        return await prepare(self, run, round_number)
+
+    async def sql_run(self, run: str) -> "tuple[SqlRun, str]":
+        """A SQL migration as its activities need it, and its target. Raises LookupError where nothing was prepared."""
+        from shared.sql_services import open_run
 
         return await open_run(self, run)
 

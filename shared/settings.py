@@ -40,6 +40,7 @@ class Settings:
         retry_first_delay_s: RETRY_FIRST_DELAY_S. Wait before the second attempt; doubles from there.
         verify_sample_items: VERIFY_SAMPLE_ITEMS. How many files ``verify: sample`` reads back.
         base: The app's folder, which relative paths are relative to.
+        environment: All settings, since a SQL job names the one that holds its connection.
     """
 
     run_store_url: str
@@ -69,6 +70,7 @@ class Settings:
     retry_first_delay_s: float = 15.0
     verify_sample_items: int = 100
     base: Path = Path()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -138,6 +140,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         retry_first_delay_s=number("RETRY_FIRST_DELAY_S", 15, 0.1, 3600),
         verify_sample_items=int(number("VERIFY_SAMPLE_ITEMS", 100, 1, 1_000_000)),
         base=Path(__file__).resolve().parent.parent,
+        environment=dict(given),
     )
 
 

@@ -175,7 +175,8 @@ async def check_surroundings(services: Services, job: Job) -> Surroundings:
         _check_workspaces(services, job)
         return Surroundings()
     if isinstance(job, SqlJob):
-        raise _spec_error("kind", "sql is not carried out yet", "unsupported")
+        await _check_sql(services, job)
+        return Surroundings()
     source_paths: list[str | None] = []
     for number, (source, _) in enumerate(job.places()):
         try:
@@ -237,6 +238,28 @@ async def _check_source(
     except (MigrationError, TimeoutError):
         return None
     return None
+
+
+async def _check_sql(services: Services, job: SqlJob) -> None:
+    """That the connection's setting is there and can be read, and that the target is not a file."""
+    try:
+        services.check_connection(job)
+    except Configuration as error:
+        raise _spec_error("source.connection", error.detail, error.code) from None
+    try:
+        services.credential_fields(job.target.credential)
+    except Configuration as error:
+        raise _spec_error("target.credential", error.detail, error.code) from None
+    try:
+        async with asyncio.timeout(_PREFLIGHT_S):
+            workspace_id, lakehouse_id = await services.resolve(job.target)
+            await services.target_folder(job.name, job.target, workspace_id, lakehouse_id).check(write=False)
+    except MigrationError as error:
+        # What else is wrong stops the run, where everybody can see it.
+        if error.code == "target_is_file":
+            raise _spec_error("target.path", error.detail, error.code) from None
+    except TimeoutError:
+        return
 
 
 def _check_workspaces(services: Services, job: MltableJob) -> None:

@@ -1,0 +1,139 @@
+"""Make what was extracted visible, and then remember how far the source has been read.
+
+Order: every slice is there and was compared with the source -> one commit in the lake, which carries the cursor with it
+-> the cursor in the run store. Where the worker is lost between the last two, the next run takes the cursor from the
+lake. A commit that is carried out twice is known again by its number.
+"""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from shared.engine.sql import sums
+from shared.engine.sql.cursor import Cursor, save_cursor
+from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
+from shared.engine.sql.ties import gathered, load_seen
+from shared.ports.tables import KeyRange, PartFile, TableCommit
+
+
+async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[str, Any]:
+    """Idempotent.
+
+    Returns:
+        What the commit did, for the record.
+
+    Raises:
+        TargetConflict: somebody else changed the table in the lake.
+    """
+    done = await run.records.done(table, turn)
+    if done is not None:
+        return done
+    records, entry = run.records, await run.records.entry(table)
+    decided = await records.decided(table, turn)
+    count = 1 if decided["moments"] == "snapshot" else len(decided["ranges"])
+    documents = [await records.slice_result(table, turn, number) for number in range(count)]
+    if None in documents:
+        raise LookupError(f"slice {documents.index(None)} of table {table} of {records.run} is gone from the run store")
+    found = [document for document in documents if document is not None]
+    slices = [one for document in found for one in document["slices"]]
+    upto = found[0]["upto"]
+    key = cursor_key(run.job, target, entry)
+    lake = run.lake(entry["folder"])
+    parts = _needed([part_of(part) for one in slices for part in one["parts"]])
+    # What is left of attempts that were cut short.
+    await lake.discard([part.path for part in parts])
+    cursor = await _cursor(run, decided, slices, upto, key)
+    done = _result(decided, slices, upto, cursor)
+    if decided["load"] == "increment" and not done["rows"]:
+        # An empty commit for every run without changes would only cost readers time.
+        await lake.discard()
+        cursor = replace(cursor, number=decided["cursor"]["number"])
+    else:
+        committed = await lake.commit(
+            TableCommit(
+                number=decided["number"],
+                run=records.run,
+                disposition=decided["written_as"],
+                deletes=decided["deletes"],
+                columns=columns_of(decided["columns"]),
+                key=tuple(decided["key"]),
+                parts=tuple(parts),
+                position=cursor.document(),
+                whole_key_range=_whole(decided),
+            )
+        )
+        done |= {
+            "version": committed.version, "inserted": committed.inserted, "updated": committed.updated,
+            "deleted": committed.deleted, "files": len(parts), "bytes": sum(part.size_bytes for part in parts),
+        }  # fmt: skip
+    await save_cursor(records.store, key, cursor)
+    await records.put_done(table, turn, done)
+    return done
+
+
+def _needed(parts: list[PartFile]) -> list[PartFile]:
+    """Files with rows; one without, where there is no other, so that readers meet the columns."""
+    return [part for part in parts if part.rows] or parts[:1]
+
+
+def _whole(decided: dict[str, Any]) -> KeyRange | None:
+    """Where all rows were read and are merged, a row that is in the lake alone was deleted."""
+    is_merged = decided["written_as"] in ("merge", "history")
+    if decided["load"] != "full" or not is_merged or decided["deletes"] == "ignore":
+        return None
+    return KeyRange(decided["key"][0], None, None, nulls=True)
+
+
+def _result(decided: dict[str, Any], slices: list[dict[str, Any]], upto: str | None, cursor: Cursor) -> dict[str, Any]:
+    """What a turn did, for the record."""
+    before = decided["cursor"]
+    found: dict[str, Any] = {
+        "load": decided["load"], "from": before["position"] if before and decided["load"] == "increment" else None,
+        "to": cursor.position, "rows": sum(one["rows"] for one in slices), "read": sum(one["read"] for one in slices),
+        "repeated": sum(one["repeated"] for one in slices), "slices": len(decided["ranges"]), "version": None,
+        "inserted": 0, "updated": 0, "deleted": 0, "files": 0, "bytes": 0,
+    }  # fmt: skip
+    for side in ("source", "target"):
+        summed = [sums.from_document(one[side]) for one in slices if one[side] is not None]
+        found[side] = sums.compact(sums.together(summed)) if len(summed) == len(slices) else None
+    return found
+
+
+async def _cursor(
+    run: SqlRun, decided: dict[str, Any], slices: list[dict[str, Any]], upto: str | None, key: str
+) -> Cursor:
+    """What is to be remembered; its digests are written before the commit that refers to them."""
+    store, before = run.records.store, decided["cursor"]
+    stays = upto is None
+    seen_key = ""
+    if decided["remembers_ties"]:
+        found = [await load_seen(store, one["seen"]) for one in slices]
+        known = decided["load"] == "increment" and before is not None and before["seen"]
+        earlier = await load_seen(store, before["seen"]) if known else None
+        seen, stays = await asyncio.to_thread(gathered, found, decided["lookback_s"], earlier)
+        seen_key = f"{key.removesuffix('.json')}-{decided['token']}.seen"
+        await store.put(seen_key, await asyncio.to_thread(seen.dump))
+    shape = shape_of(decided["shape"])
+    return Cursor(
+        number=decided["number"],
+        identity=run.facts.identity,
+        change=decided["change"],
+        column=decided["column"],
+        position=before["position"] if stays and before and decided["load"] == "increment" else upto,
+        capture=decided["capture"],
+        key=list(shape.key),
+        columns=columns_document(shape.lake_columns),
+        seen=seen_key,
+        run=run.records.run,
+        measured=_measured(run, decided, slices) or (before["measured"] if before else {}),
+    )
+
+
+def _measured(run: SqlRun, decided: dict[str, Any], slices: list[dict[str, Any]]) -> dict[str, float]:
+    rows = sum(one["rows"] for one in slices)
+    seconds = (run.clock() - datetime.fromisoformat(decided["planned_at"])).total_seconds()
+    if decided["load"] != "full" or not rows or seconds <= 0:
+        return {}
+    size_bytes = sum(part["size_bytes"] for one in slices for part in one["parts"])
+    return {"rows": rows, "lake_bytes": size_bytes, "seconds": seconds, "parallel": decided["parallel"]}

@@ -1,0 +1,289 @@
+"""Rows of a table into files that nobody sees yet, checked against the source before anything refers to them.
+
+Rows and the source's own count and checksums come from one session, so where that shows one moment they must agree to
+the last bit. The files are read back from the lake for the comparison; rows that were set aside on the way
+(quarantined, or delivered before) count as found.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from shared.engine.sql import sums
+from shared.engine.sql.run import SqlRun, columns_of, shape_of
+from shared.engine.sql.sessions import SessionThread, opened
+from shared.engine.sql.ties import Ties, load_seen
+from shared.errors import IntegrityMismatch, SourceChanged, TransientError, Unsupported
+from shared.model.sql_steps import SqlCounts, no_sql_counts
+from shared.ports.tables import (
+    OPERATION_COLUMN,
+    ORDER_COLUMN,
+    POSITION_COLUMN,
+    KeyRange,
+    PartOptions,
+    Selection,
+    Summary,
+    TableShape,
+    Window,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MIB = 1024 * 1024
+_LOOK_FOR_CANCEL_S = 5.0
+
+
+class Cancelled(Exception):
+    """Somebody asked to cancel the run; nothing of the slice was kept."""
+
+
+async def extract_slice(run: SqlRun, table: int, turn: int, number: int) -> SqlCounts:
+    """One slice as of a moment of its own. Idempotent: a slice that has its result keeps it.
+
+    Raises:
+        TransientError: to be tried again; the files of this attempt are gone.
+        ItemError: the table cannot be migrated.
+        Cancelled: the run is to end.
+    """
+    done = await run.records.slice_result(table, turn, number)
+    if done is None:
+        decided = await run.records.decided(table, turn)
+        shape = shape_of(decided["shape"])
+        consistent = run.facts.snapshots
+        async with opened(run.database, 1, consistent=consistent, shape=shape) as sessions:
+            reading = _Reading(run, table, turn, decided, shape, decided["upto"], streams=decided["parallel"])
+            result = await reading.slice(sessions[0], number)
+        done = await run.records.put_slice(table, turn, number, {"upto": decided["upto"], "slices": [result]})
+    return _counts(done)
+
+
+async def extract_table(run: SqlRun, table: int, turn: int) -> SqlCounts:
+    """All slices as of one moment, which is also the moment of the position that the next increment begins at.
+
+    Idempotent: a table that has its result keeps it; one that was cut short is read again from its beginning.
+    """
+    done = await run.records.slice_result(table, turn, 0)
+    if done is None:
+        decided = await run.records.decided(table, turn)
+        shape = shape_of(decided["shape"])
+        streams = decided["parallel"]
+        async with opened(run.database, streams, consistent=run.facts.snapshots, shape=shape) as sessions:
+            first = sessions[0]
+            upto = None
+            if decided["change"]:
+                upto = await first.call(first.session.position, shape, decided["change"], decided["column"])
+            reading = _Reading(run, table, turn, decided, shape, upto, streams=len(sessions))
+            results = await reading.all_slices(sessions)
+        done = await run.records.put_slice(table, turn, 0, {"upto": upto, "slices": results})
+    return _counts(done)
+
+
+def _counts(done: dict[str, Any]) -> SqlCounts:
+    counts = no_sql_counts()
+    for one in done["slices"]:
+        counts["rows_done"] += one["rows"]
+        counts["bytes_done"] += sum(part["size_bytes"] for part in one["parts"])
+    return counts
+
+
+class _Reading:
+    """What the slices of one attempt have in common."""
+
+    def __init__(
+        self,
+        run: SqlRun,
+        table: int,
+        turn: int,
+        decided: dict[str, Any],
+        shape: TableShape,
+        upto: str | None,
+        *,
+        streams: int,
+    ) -> None:
+        self.run = run
+        self.table = table
+        self.turn = turn
+        self.decided = decided
+        self.shape = shape
+        self.upto = upto
+        self.columns = columns_of(decided["columns"])
+        window = Window(**decided["window"]) if decided["window"] else None
+        self.window = replace(window, upto=upto or "") if window else None
+        self.tells_changes = self.window is not None and self.window.change in ("tracking", "cdc")
+        # Rows of a change log carry what happened as ordinary columns; rows to be merged, as instructions.
+        self.as_changes = self.tells_changes and not decided["is_log"]
+        memory = run.job.limits.memory // max(1, streams)
+        # A batch is being read, one looked at, one written; a row group collected, one encoded, its blocks sent.
+        self.batch_bytes = max(256 * 1024, min(16 * _MIB, memory // 8))
+        files = run.job.files_of(run.job.tables[decided["wish"]])
+        self.options = PartOptions(run.job.compression, files.size, max(64 * 1024, min(files.row_group, memory // 4)))
+        self.sort_by = tuple(name for name in files.sort_by if name in {one.name for one in shape.columns})
+        self.looked_at_s = asyncio.get_running_loop().time()
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether the window is empty without asking: no rows at all, or nothing happened since."""
+        if self.window is None:
+            return False
+        is_exclusive = self.window.change != "watermark"
+        return self.upto is None or (is_exclusive and self.window.after == self.upto)
+
+    async def all_slices(self, sessions: Sequence[SessionThread]) -> list[dict[str, Any]]:
+        """Every slice, each session taking the next that is left."""
+        results: dict[int, dict[str, Any]] = {}
+        waiting = iter(range(len(self.decided["ranges"])))
+
+        async def work(session: SessionThread) -> None:
+            for number in waiting:
+                results[number] = await self.slice(session, number)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for session in sessions:
+                    tasks.create_task(work(session))
+        except BaseExceptionGroup as group:
+            # The others were stopped because of the first.
+            raise _first(group) from group
+        return [results[number] for number in sorted(results)]
+
+    async def slice(self, session: SessionThread, number: int) -> dict[str, Any]:
+        """Read, write, read back, compare. Leaves no file behind when it fails."""
+        given = self.decided["ranges"][number]
+        selection = Selection(self.shape, KeyRange(**given) if given else None, self.window, order_by=self.sort_by)
+        lake = self.run.lake((await self.run.records.entry(self.table))["folder"])
+        source = await self._source(session, selection)
+        slice_ = _Slice(self, source, await self._ties())
+        writer = lake.writer(f"t{self.turn}-s{number:05d}", self.columns, self.options, changes=self.as_changes)
+        try:
+            if not self.has_nothing:
+                async with aclosing(session.batches(selection, self.batch_bytes)) as batches:
+                    async for batch in batches:
+                        await self._look_for_cancel()
+                        written = await asyncio.to_thread(slice_.take, batch)
+                        if written.num_rows:
+                            await writer.write(written)
+            parts = await writer.close()
+            if self.run.job.checks:
+                async for batch in lake.read_parts(parts):
+                    await asyncio.to_thread(slice_.target.add, batch)
+            verdict = slice_.compared(sum(part.rows for part in parts), consistent=session.session.consistent)
+        except BaseException:
+            await asyncio.shield(writer.abort())
+            raise
+        seen = ""
+        if slice_.ties is not None:
+            data = await asyncio.to_thread(lambda ties: ties.seen().dump(), slice_.ties)
+            seen = await self.run.records.put_seen(self.table, self.turn, number, data)
+        return {
+            "parts": [asdict(part) for part in parts], "rows": sum(part.rows for part in parts),
+            "read": slice_.read, "repeated": slice_.repeated.rows, "seen": seen, **verdict,
+        }  # fmt: skip
+
+    async def _source(self, session: SessionThread, selection: Selection) -> Summary | None:
+        """What the database says that it will deliver; None where nobody asked, or it cannot say."""
+        checks = self.run.job.checks
+        if not checks:
+            return None
+        if self.has_nothing:
+            return Summary(0)
+        try:
+            return await session.call(session.session.summary, selection, checksums="checksum" in checks)
+        except Unsupported:
+            if not self.tells_changes:
+                raise
+            return None
+
+    async def _ties(self) -> Ties | None:
+        if not self.decided["remembers_ties"]:
+            return None
+        first = {one.name: one.lake[0].name for one in self.shape.columns}
+        cursor = self.decided["cursor"]
+        before = None
+        if cursor and cursor["seen"] and self.decided["load"] == "increment":
+            before = await load_seen(self.run.records.store, cursor["seen"])
+        names = [one.name for one in self.shape.lake_columns]
+        return Ties(first[self.decided["column"]], names, self.decided["lookback_s"], before)
+
+    async def _look_for_cancel(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self.looked_at_s >= _LOOK_FOR_CANCEL_S:
+            self.looked_at_s = now_s
+            if await self.run.records.cancelled():
+                raise Cancelled
+
+
+class _Slice:
+    """Rows of one slice on their way."""
+
+    def __init__(self, reading: _Reading, source: Summary | None, ties: Ties | None) -> None:
+        self.reading = reading
+        self.source = source
+        self.ties = ties
+        self.read = 0
+        encoding = source.text_encoding if source else sums.UTF_8
+        self.lake_name: dict[str, str] = dict(reading.decided["names"])
+        columns = reading.shape.lake_columns if "checksum" in reading.run.job.checks else ()
+        self.repeated = sums.Sums(columns, encoding)
+        # Of the lake's names and the source's types: what became wider adds up as what it was.
+        self.target = sums.Sums([replace(one, name=self.lake_name[one.name]) for one in columns], encoding)
+
+    def take(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        """The rows of a batch that are to be written, under the lake's names. Called in threads, one at a time."""
+        self.read += batch.num_rows
+        if self.ties is not None:
+            batch, repeated = self.ties.fresh(batch)
+            if repeated is not None:
+                self.repeated.add(repeated)
+        return self.named(batch)
+
+    def named(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
+        import pyarrow as pa
+
+        names = {name: self.lake_name.get(name, name) for name in batch.schema.names if not name.startswith("_rule_")}
+        columns = {lake: batch.column(name) for name, lake in names.items()}
+        if self.reading.decided["is_log"] and not self.reading.tells_changes:
+            rows = batch.num_rows
+            columns |= {
+                OPERATION_COLUMN: pa.repeat("insert", rows), ORDER_COLUMN: pa.repeat(pa.scalar(0, pa.int64()), rows),
+                POSITION_COLUMN: pa.repeat(pa.scalar(self.reading.upto, pa.string()), rows),
+            }  # fmt: skip
+        return pa.RecordBatch.from_pydict(columns)
+
+    def compared(self, written: int, *, consistent: bool) -> dict[str, Any]:
+        """Both sides' sums.
+
+        Raises:
+            IntegrityMismatch: they differ, and one moment was read.
+            SourceChanged: they differ, and rows may have changed between the two statements.
+        """
+        if self.read != written + self.repeated.rows:
+            raise IntegrityMismatch(
+                f"{self.read:,} rows were read, {written:,} written and {self.repeated.rows:,} left out",
+                code="row_count_mismatch",
+            )
+        if self.source is None:
+            return {"source": None, "target": None}
+        back = {lake: name for name, lake in self.lake_name.items()}
+        found = self.target.summary()
+        target = replace(found, columns={back[name]: one for name, one in found.columns.items()})
+        target = sums.together([target, self.repeated.summary()])
+        differences = sums.differences(self.source, target)
+        if differences and consistent:
+            raise IntegrityMismatch("; ".join(differences), code="checksum_mismatch")
+        if differences:
+            raise SourceChanged(
+                f"rows changed while they were read ({'; '.join(differences)}); where the database offers snapshots of "
+                f"one moment they do no harm: {self.reading.run.facts.why_not or 'switch them on'}"
+            )
+        return {"source": sums.to_document(self.source), "target": sums.to_document(target)}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that ended the others; a final one before one that is worth another try."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
+    return min(found, key=lambda error: isinstance(error, TransientError))

@@ -1,0 +1,161 @@
+"""The steps of one table as activities call them: each leaves it a step further, or settled with a record.
+
+A failure that is the table's own becomes its record, here and nowhere else. One that stops the run is recorded too, so
+that the manifest says where it happened, and goes on up.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from shared.engine.sql.commit import commit_table
+from shared.engine.sql.extract import Cancelled, extract_slice, extract_table
+from shared.engine.sql.plan_table import plan_table
+from shared.engine.sql.run import SqlRun, empty_record, error_fields, settled_counts
+from shared.errors import ItemError, MigrationError, RunError
+from shared.model.sql_steps import TableOutcome, TableRecord, no_sql_counts, outcome
+from shared.model.steps import Transient
+
+Body = Callable[[], Awaitable[TableOutcome]]
+
+
+async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
+    async def body() -> TableOutcome:
+        if turn == 0:
+            await _clear(run, table)
+        known = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
+        decided = known or await plan_table(run, target, table, turn)
+        if run.job.dry_run:
+            return await _settle(run, table, await _record(run, table, "planned"))
+        counts = no_sql_counts()
+        if turn == 0:
+            counts["rows_planned"] = max(0, decided["plan"]["rows"]) if decided["load"] == "full" else 0
+            counts["bytes_planned"] = max(0, decided["plan"]["lake_bytes"]) if decided["load"] == "full" else 0
+        by_slice = decided["moments"] == "slice"
+        return outcome(
+            "slices" if by_slice else "table", counts, turn=turn, slices=len(decided["ranges"]),
+            parallel=decided["parallel"],
+        )  # fmt: skip
+
+    return await _guarded(run, table, "plan", body)
+
+
+async def slice_step(run: SqlRun, table: int, turn: int, number: int) -> TableOutcome:
+    async def body() -> TableOutcome:
+        return outcome("commit", await extract_slice(run, table, turn, number), turn=turn)
+
+    return await _guarded(run, table, "extract", body, alone=False)
+
+
+async def table_step(run: SqlRun, table: int, turn: int) -> TableOutcome:
+    async def body() -> TableOutcome:
+        return outcome("commit", await extract_table(run, table, turn), turn=turn)
+
+    return await _guarded(run, table, "extract", body)
+
+
+async def commit_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
+    """The last one, but where a load by slices has to catch up."""
+
+    async def body() -> TableOutcome:
+        await commit_table(run, target, table, turn)
+        if turn == 0 and (await run.records.decided(table, 0))["catch_up"]:
+            return outcome("plan", turn=1)
+        return await _settle(run, table, await _record(run, table, "success"))
+
+    return await _guarded(run, table, "commit", body)
+
+
+async def fail_table(run: SqlRun, table: int, step: str, error: Transient) -> TableOutcome:
+    """Settle a table whose attempts are used up."""
+    settled = await _already(run, table)
+    if settled is not None:
+        return settled
+    step = {"slices": "extract", "table": "extract"}.get(step, step)
+    detail = f"{error['detail']} (all attempts)"
+    await _clear(run, table)
+    return await _failed(run, table, {"step": step, "error_code": error["code"], "error_detail": detail})
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+async def _guarded(run: SqlRun, table: int, step: str, body: Body, *, alone: bool = True) -> TableOutcome:
+    """``alone``: no other step of the table is at work, so that what it leaves behind can be cleared away."""
+    settled = await _already(run, table)
+    if settled is not None:
+        return settled
+    done = outcome("settled", cancelled=True)
+    try:
+        if not await run.records.cancelled():
+            return await body()
+    except Cancelled:
+        pass
+    except ItemError as error:
+        done = await _failed(run, table, error_fields(error, step))
+    except RunError as error:
+        await _record_failure(run, table, error_fields(error, step))
+        raise
+    if alone:
+        await _clear(run, table)
+    return done
+
+
+async def _already(run: SqlRun, table: int) -> TableOutcome | None:
+    """An activity that is delivered again after its record was written changes nothing."""
+    record = await run.records.record(table)
+    return None if record is None else outcome("settled", settled_counts(record))
+
+
+async def _settle(run: SqlRun, table: int, record: TableRecord) -> TableOutcome:
+    await run.records.put_record(table, record)
+    return outcome("settled", settled_counts(record))
+
+
+async def _failed(run: SqlRun, table: int, fields: dict[str, Any]) -> TableOutcome:
+    # Of slices that fail side by side the first has told why.
+    settled = await _already(run, table)
+    if settled is not None:
+        return settled
+    return outcome("settled", settled_counts(await _record_failure(run, table, fields)))
+
+
+async def _clear(run: SqlRun, table: int) -> None:
+    """Delete files that no commit refers to. No reader sees what cannot be deleted now; it goes with the next run."""
+    if not run.job.dry_run:
+        with suppress(MigrationError):
+            await run.lake((await run.records.entry(table))["folder"]).discard()
+
+
+async def _record_failure(run: SqlRun, table: int, fields: dict[str, Any]) -> TableRecord:
+    record: TableRecord = {**await _record(run, table, "failed"), **fields}  # type: ignore[typeddict-item]
+    await run.records.put_record(table, record)
+    return record
+
+
+async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
+    """What the documents of the table say."""
+    records, entry = run.records, await run.records.entry(table)
+    record = empty_record(entry, status)
+    record["finished_at"] = run.now()
+    turns = [await records.load(f"tables/p{table:05d}-t{turn}.json") for turn in (0, 1)]
+    first = turns[0]
+    if first is None:
+        return record
+    record |= {
+        "load": first["load"], "reload_reason": first["reload_reason"], "disposition": first["disposition"],
+        "deletes": first["deletes"], "plan": first["plan"], "started_at": first["planned_at"],
+        "schema_changes": [one for turn in turns if turn for one in turn["schema_changes"]],
+        "warnings": list(dict.fromkeys(one for turn in turns if turn for one in turn["warnings"])),
+    }  # fmt: skip
+    done = [found for turn in (0, 1) if (found := await records.done(table, turn)) is not None]
+    if not done:
+        return record
+    record |= {
+        "from_watermark": done[0]["from"], "to_watermark": done[-1]["to"], "passes": done,
+        "source_rows": sum(one["read"] for one in done), "table_version": done[-1]["version"],
+        "source_checksum": done[0]["source"], "target_checksum": done[0]["target"],
+    }  # fmt: skip
+    for name in ("rows", "files", "bytes", "inserted", "updated", "deleted", "repeated"):
+        record[name] = sum(one[name] for one in done)
+    return record
