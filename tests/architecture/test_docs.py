@@ -138,6 +138,64 @@ def test_every_field_of_a_sql_job_is_explained() -> None:
     assert missing == set()
 
 
+# -- types of databases ------------------------------------------------------------------------------------------------
+
+DIGITS = (18, 4)
+
+
+def documented_types() -> dict[str, dict[str, list[str]]]:
+    """By the dialect's heading: each type that is named in backticks, with the lake types beside it."""
+    text = (ROOT / "docs/sql.md").read_text(encoding="utf-8")
+    part = text.partition("<!-- types: begin -->")[2].partition("<!-- types: end -->")[0]
+    found: dict[str, dict[str, list[str]]] = {}
+    for section in part.split("### ")[1:]:
+        types = found.setdefault(section.partition("\n")[0], {})
+        for line in section.splitlines():
+            if line.startswith("| `"):
+                source, lake, *_ = line[2:].split(" | ")
+                for name in re.findall("`([^`]+)`", source):
+                    types[name] = re.findall("`([^`]+)`", lake)
+    return found
+
+
+def with_digits(text: str) -> str:
+    return text.replace("p,s", "{},{}".format(*DIGITS)).replace("p, s", "{}, {}".format(*DIGITS))
+
+
+def test_types_of_sql_server_are_documented() -> None:
+    from shared.clients.sql import tsql_types
+    from shared.model.sql_job import Types
+
+    shown = documented_types()["SQL Server"]
+    for name, wanted in shown.items():
+        assert tsql_types.is_known(with_digits(name)), name
+        columns, _ = tsql_types.lake_columns("c", with_digits(name), nullable=True, types=Types(), taken=())
+        assert [column.type for column in columns] == [with_digits(one) for one in wanted], name
+    collections = [value for name, value in vars(tsql_types).items() if re.fullmatch("_[A-Z_]+", name)]
+    known = {one for each in collections if isinstance(each, tuple | dict) for one in each if isinstance(one, str)}
+    known |= {"bit", "decimal", "numeric", "float", "real", "image", "date", "uniqueidentifier", "hierarchyid"}
+    assert {name for name in known if tsql_types.is_known(name)} <= {name.partition("(")[0] for name in shown}
+
+
+def test_types_of_postgresql_are_documented() -> None:
+    from shared.clients.sql import postgresql
+
+    shown = documented_types()["PostgreSQL"]
+    for name, wanted in shown.items():
+        modifier = (DIGITS[0] << 16 | DIGITS[1]) + 4 if name.endswith("(p,s)") else -1
+        column = postgresql._column("c", name, name.partition("(")[0], modifier, nullable=True, domain="")
+        assert [one.type for one in column.lake] == [with_digits(one) for one in wanted], name
+    assert set(postgresql._AS_IT_IS) <= set(shown)
+
+
+def test_types_of_sqlite_are_documented() -> None:
+    from shared.clients.sql import sqlite
+
+    shown = documented_types()["SQLite"]
+    assert {name: [sqlite._lake_type(name)[0]] for name in shown} == shown
+    assert {one for lake in shown.values() for one in lake} == {"bool", "int64", "string", "binary", "double"}
+
+
 def test_every_route_is_in_the_api_description() -> None:
     from triggers.openapi import document
 
