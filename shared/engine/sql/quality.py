@@ -90,9 +90,9 @@ class Rule:
         if self.rule == "unique":
             return f"{columns} is there more than once"
         if self.rule == "range":
-            bounds = [f"at least {self.minimum}" if self.minimum is not None else ""]
-            bounds.append(f"at most {self.maximum}" if self.maximum is not None else "")
-            return f"{columns} is not {' and '.join(bound for bound in bounds if bound)}"
+            bounds = (("at least", self.minimum), ("at most", self.maximum))
+            said = [f"{words} {_plain(limit)}" for words, limit in bounds if limit is not None]
+            return f"{columns} is not {' and '.join(said)}"
         if self.rule == "regex":
             return f"{columns} does not match {self.pattern}"
         if self.rule == "foreign_key":
@@ -309,6 +309,10 @@ def quarantine_path(table_path: str) -> str:
     if root == "Tables":
         return f"Files/{QUARANTINE_FOLDER}/{below}"
     return f"{table_path}/{QUARANTINE_FOLDER}"
+
+
+def _plain(limit: float | str) -> str:
+    return str(int(limit)) if isinstance(limit, float) and limit.is_integer() else str(limit)
 
 
 def _is_rule_column(name: str, count: int) -> bool:
