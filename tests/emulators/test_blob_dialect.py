@@ -14,6 +14,7 @@ from obstore.store import AzureStore
 
 from local.emulators.launch import RunningEmulators
 from tests.emulators.wire_client import WireClient, credential, quoted
+from tests.support.emulated import LAKEHOUSE_ID, WORKSPACE_ID
 
 BLOB = "onelake_blob_url"
 
@@ -99,10 +100,31 @@ def test_listing_is_well_formed(wire: WireClient, folder: str) -> None:
     answer = wire.send("GET", f"/Migration?restype=container&comp=list&prefix={quoted(folder)}/&include=metadata")
     root = ElementTree.fromstring(answer.body.decode("utf-8-sig").encode())
     assert len(root.findall("Blobs/Blob/Name")) == len(names)
-    answer = wire.send("GET", "/Migration?restype=container&comp=list&startFrom=x")
+    answer = wire.send("GET", "/Migration?restype=container&comp=list&beginFrom=x")
     assert answer.code == "UnsupportedQueryParameter"
     answer = wire.send("GET", "/Migration?restype=container&comp=list&prefix=Landing.Lakehouse/Files/nothing/")
     assert b"<Blobs></Blobs>" in answer.body
+
+
+def test_a_listing_from_a_name_on(wire: WireClient, folder: str) -> None:
+    """As object_store lists the log of a Delta table."""
+    for name in ("log/1", "log/2", "log/3/x", "other/9"):
+        wire.put_file(f"{folder}/{name}", b"x")
+    by_guid = f"{LAKEHOUSE_ID}/{folder.partition('/')[2]}"
+
+    def listed(workspace: str, prefix: str, begin: str, more: str = "") -> tuple[list[str], str]:
+        query = f"restype=container&comp=list&prefix={quoted(prefix)}/&startFrom={quoted(begin)}{more}"
+        root = ElementTree.fromstring(wire.send("GET", f"/{workspace}?{query}").body.decode("utf-8-sig").encode())
+        names = [str(name.text).removeprefix(prefix) for name in root.findall("Blobs/Blob/Name")]
+        return names, root.findtext("NextMarker") or ""
+
+    log = f"{by_guid}/log"
+    assert listed(WORKSPACE_ID, log, f"{log}/2") == (["/2", "/3", "/3/x"], "")
+    assert listed(WORKSPACE_ID, log, f"{log}/25")[0] == ["/3", "/3/x"]
+    page, marker = listed(WORKSPACE_ID, log, f"{log}/2", "&maxresults=1")
+    assert page == ["/2"]
+    assert listed(WORKSPACE_ID, log, f"{log}/2", f"&maxresults=1&marker={quoted(marker)}")[0] == ["/3"]
+    assert listed("Migration", f"{folder}/log", f"{folder}/log/2")[0] == [], "by names the service has shown nothing"
 
 
 def test_delete(wire: WireClient, folder: str) -> None:

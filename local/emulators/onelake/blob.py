@@ -9,6 +9,7 @@ docs/protocols/onelake.md sections 5 and 6. Chosen where the pages are silent:
 * A block list may name uncommitted blocks only; one that names committed blocks is InvalidBlockList.
 * Folders appear in a flat listing with ResourceType ``directory``, as with a hierarchical namespace.
 * The workspace itself answers HEAD and a listing with a delimiter; other container calls are BadRequest.
+* ``startFrom`` is inclusive; by friendly names such a listing is empty, as it was on the service until mid-2026.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ MAX_LISTED = 5000
 _BLOCK_LIST_LIMIT_BYTES = 8 * 1024 * 1024
 _BLOCK_ID_LIMIT_BYTES = 64
 _NOTHING: frozenset[str] = frozenset()
-_LIST_QUERY = frozenset({"restype", "comp", "prefix", "delimiter", "marker", "maxresults", "include"})
+_LIST_QUERY = frozenset({"restype", "comp", "prefix", "delimiter", "marker", "maxresults", "include", "startFrom"})
 _INCLUDABLE = {"", "metadata"}
 _BLOCK_LIST = re.compile(
     r"\ufeff?\s*(<\?xml[^<>]*\?>)?\s*<BlockList>(?P<blocks>(\s*<(Latest|Uncommitted|Committed)>[^<]*</\4>)*)\s*</BlockList>\s*"
@@ -280,11 +281,17 @@ class Blob:
         if not separator and not delimiter:
             raise ServiceError("BadRequest", "Either WorkspaceId or ArtifactId are missing in the request")
         label = decode_path(request.path)[0]
-        scope: list[object] = ["blob", address.canonical, prefix, delimiter]
+        begin = query.get("startFrom", "")
+        scope: list[object] = ["blob", address.canonical, prefix, delimiter, begin]
         after = read_continuation(query["marker"], scope) if query.get("marker") else ()
         if separator:
             listed_in = self._book.resolve_segments([label, *folder.split("/")])
-            found = await asyncio.to_thread(self._page, listed_in, start, after, limit, recursive=not delimiter)
+            by_name = label == address.workspace.name
+            found = await asyncio.to_thread(
+                self._page, listed_in, start, after, limit, recursive=not delimiter, first=begin[len(folder) + 1 :]
+            )
+            if begin and (by_name or not begin.startswith(f"{folder}/")):
+                found = []
         else:
             found = self._items(address, label, start)
         marker = continuation(found[limit - 1].path, scope) if len(found) > limit else ""
@@ -306,10 +313,11 @@ class Blob:
         return Response(200, {"Content-Type": "application/xml"}, body.encode("utf-8", "surrogateescape"))
 
     def _page(
-        self, address: Address, start: str, after: tuple[str, ...], limit: int, *, recursive: bool
+        self, address: Address, start: str, after: tuple[str, ...], limit: int, *, recursive: bool, first: str
     ) -> list[Listed]:
         walk = self._lister.walk(self._store.path_of(address), recursive=recursive, after=after)
-        return list(itertools.islice((found for found in walk if found.path.startswith(start)), limit + 1))
+        wanted = (found for found in walk if found.path.startswith(start) and found.path.split("/") >= first.split("/"))
+        return list(itertools.islice(wanted, limit + 1))
 
     def _items(self, address: Address, label: str, start: str) -> list[Listed]:
         listed = []

@@ -33,7 +33,7 @@ def open_lake_table(
     workspace_id: str,
     lakehouse_id: str,
     path: str,
-    format: Literal["parquet", "delta"],  # noqa: A002 - as the job spec calls it
+    format: Literal["parquet", "delta"],
     *,
     owner: str,
     run: str,

@@ -1,0 +1,310 @@
+"""A Delta table's log through delta-rs: what is there, and commits. Blocking; call it in threads.
+
+How OneLake is reached: by its Blob endpoint with GUIDs, a bearer token for each operation, and an own CA (of an
+emulator) by ``SSL_CERT_FILE``, the only way that delta-rs has. Deleting expired log files is off: delta-rs does it in
+batches, which OneLake refuses (delta-io/delta-rs issue 4401); Fabric's own maintenance of tables does it.
+"""
+
+import functools
+import json
+import os
+import re
+import ssl
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, TableFeatures, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, DeltaProtocolError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from shared.clients.lake_tables.arrow import as_nullable
+from shared.clients.onelake.classify import classify
+from shared.errors import ConnectionLost, MigrationError, NotFound, TargetConflict, Unsupported
+from shared.ports.tables import PartFile
+
+# From these versions of reader and writer on, features are told one by one; writer 2 is append-only and invariants.
+_BY_FEATURES = (3, 7)
+_FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+_AFTER_COMMIT = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+_CONFIGURATION = {"delta.checkpointInterval": "10"}
+_METADATA = "migration"
+_STATUS = re.compile(r"\b(4\d\d|5\d\d) [A-Z][A-Za-z]+")
+_SILENCE = re.compile(r"error sending request|connection|timed out|error decoding response|incomplete", re.IGNORECASE)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A data file of the table. ``low``, ``high`` and ``nulls`` are of the columns of which the log tells."""
+
+    path: str
+    rows: int | None
+    size_bytes: int
+    low: Mapping[str, Any]
+    high: Mapping[str, Any]
+    nulls: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of a table."""
+
+    version: int
+    schema: pa.Schema
+    files: tuple[DataFile, ...]
+    applied: int
+    append_only: bool
+    has_ntz: bool
+    problem: str
+    table: DeltaTable
+
+    def assert_writable(self, *, rewrites: bool) -> None:
+        """Raises Unsupported, code ``table_features``."""
+        problem = self.problem
+        if rewrites and self.append_only:
+            problem = "takes nothing but new rows (delta.appendOnly)"
+        if problem:
+            raise Unsupported(
+                f"the Delta table in the lake {problem}; take that away from it, or name another table",
+                code="table_features",
+                subject=self.table.table_uri.rpartition("/")[2],
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What says in the log whose commit it is."""
+
+    owner: str
+    number: int
+    run: str
+    position: Mapping[str, object]
+
+    def properties(self) -> CommitProperties:
+        said = json.dumps({"job": self.owner, "number": self.number, "run": self.run, "position": dict(self.position)})
+        return CommitProperties(
+            custom_metadata={_METADATA: said},
+            max_commit_retries=0,
+            app_transactions=[Transaction(self.owner, self.number)],
+        )
+
+
+def storage_options(blob_url: str, token: str, ca_bundle: str | None) -> dict[str, str]:
+    if ca_bundle and blob_url.startswith("https:"):
+        _trust(ca_bundle)
+    options = {"azure_storage_account_name": "onelake", "azure_storage_endpoint": blob_url, "bearer_token": token}
+    if blob_url.startswith("http:"):
+        options["allow_http"] = "true"
+    return options
+
+
+@functools.cache
+def _trust(ca_bundle: str) -> None:
+    """Add an authority to those of ``SSL_CERT_FILE``, which others in this process (ODBC drivers) go by as well."""
+    known = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    with tempfile.NamedTemporaryFile("wb", prefix="authorities-", suffix=".pem", delete=False) as combined:
+        for file in (known, ca_bundle):
+            if file and Path(file).is_file():
+                combined.write(Path(file).read_bytes() + b"\n")
+    os.environ["SSL_CERT_FILE"] = combined.name
+
+
+def load(uri: str, options: dict[str, str], owner: str) -> Snapshot | None:
+    """The newest version, or None where there is no table."""
+    try:
+        table = DeltaTable(uri, storage_options=options)
+    except TableNotFoundError:
+        return None
+    applied = table.transaction_version(owner)
+    schema = pa.schema(table.schema().to_arrow())
+    configuration = table.metadata().configuration
+    return Snapshot(
+        version=table.version(),
+        schema=schema,
+        files=_files(table),
+        applied=-1 if applied is None else applied,
+        append_only=configuration.get("delta.appendOnly", "").lower() == "true",
+        has_ntz="timestampNtz" in (table.protocol().writer_features or ()),
+        problem=_problem(table),
+        table=table,
+    )
+
+
+def _files(table: DeltaTable) -> tuple[DataFile, ...]:
+    found = pa.table(table.get_add_actions())
+
+    def bounds(name: str) -> list[dict[str, Any]]:
+        if name not in found.column_names:
+            return [{}] * found.num_rows
+        return [{k: v for k, v in (one or {}).items() if v is not None} for one in found[name].to_pylist()]
+
+    return tuple(
+        DataFile(*one)
+        for one in zip(
+            found["path"].to_pylist(),
+            found["num_records"].to_pylist(),
+            found["size_bytes"].to_pylist(),
+            bounds("min"),
+            bounds("max"),
+            bounds("null_count"),
+            strict=True,
+        )
+    )
+
+
+def _problem(table: DeltaTable) -> str:
+    """Why this app must not write to the table, to follow on "the Delta table in the lake"; empty if it may."""
+    protocol = table.protocol()
+    features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
+    if strange := sorted(features - _FEATURES):
+        return f"has features that this app does not write ({', '.join(strange)})"
+    reader, writer = protocol.min_reader_version, protocol.min_writer_version
+    if reader not in (1, _BY_FEATURES[0]) or (writer > 2 and writer != _BY_FEATURES[1]):
+        return f"is of protocol version {reader}, {writer}, which this app does not write"
+    metadata = table.metadata()
+    if metadata.partition_columns:
+        return f"is partitioned by {', '.join(metadata.partition_columns)}, which this app does not write"
+    if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
+        return "maps its columns' names (delta.columnMapping.mode), which this app does not write"
+    if "delta.invariants" in table.schema().to_json():
+        return "has invariants of columns, which this app does not check"
+    return ""
+
+
+def position(table: DeltaTable, owner: str, number: int) -> Mapping[str, object] | None:
+    """What the job's commit of this number said about its cursor, if the log still has it."""
+    limit: int | None = 10
+    while True:
+        commits = table.history(limit)
+        for commit in commits:
+            try:
+                said = json.loads(commit.get(_METADATA, "null"))
+            except (ValueError, TypeError):
+                continue
+            if isinstance(said, dict) and said.get("job") == owner and said.get("number") == number:
+                found = said.get("position")
+                return found if isinstance(found, dict) else None
+        if limit is None or len(commits) < limit:
+            return None
+        limit = limit * 10 if limit < 1000 else None
+
+
+def create(uri: str, options: dict[str, str], schema: pa.Schema, parts: Sequence[PartFile], stamp: Stamp) -> None:
+    """A new table with these files, in one commit. Raises TargetConflict if there is one by now."""
+    create_table_with_add_actions(
+        uri,
+        Schema.from_arrow(schema),
+        _adds(parts),
+        mode="error",
+        configuration=_CONFIGURATION,
+        storage_options=options,
+        commit_properties=stamp.properties(),
+        post_commithook_properties=_AFTER_COMMIT,
+    )
+
+
+def change(
+    snapshot: Snapshot, schema: pa.Schema, parts: Sequence[PartFile], removed: Sequence[DataFile], stamp: Stamp
+) -> None:
+    """Add files and remove others, in one commit on top of this very version."""
+    now_ms = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = list(_adds(parts))
+    actions += [RemoveAction(one.path, True, now_ms, one.size_bytes, {}) for one in removed]
+    _commit(snapshot, actions, "append", schema, stamp)
+
+
+def overwrite(snapshot: Snapshot, schema: pa.Schema, parts: Sequence[PartFile], stamp: Stamp) -> None:
+    """These files in place of all, under this schema, in one commit on top of this very version."""
+    _commit(snapshot, list(_adds(parts)), "overwrite", schema, stamp)
+
+
+def _commit(
+    snapshot: Snapshot, actions: list[AddAction | RemoveAction], mode: str, schema: pa.Schema, stamp: Stamp
+) -> None:
+    snapshot.table.create_write_transaction(
+        actions,
+        mode,
+        Schema.from_arrow(schema),
+        commit_properties=stamp.properties(),
+        post_commithook_properties=_AFTER_COMMIT,
+    )
+
+
+def widen_protocol(snapshot: Snapshot) -> None:
+    """Let the table have timestamps without a zone, in a commit of its own."""
+    snapshot.table.alter.add_feature(
+        TableFeatures.TimestampWithoutTimezone,
+        allow_protocol_versions_increase=True,
+        commit_properties=CommitProperties(max_commit_retries=0),
+        post_commithook_properties=_AFTER_COMMIT,
+    )
+
+
+def add_columns(snapshot: Snapshot, fields: Sequence[pa.Field]) -> None:
+    """New columns, null in all rows, in a commit of its own."""
+    snapshot.table.alter.add_columns(
+        Schema.from_arrow(as_nullable(pa.schema(fields))).fields,
+        commit_properties=CommitProperties(max_commit_retries=0),
+        post_commithook_properties=_AFTER_COMMIT,
+    )
+
+
+def let_be_null(snapshot: Snapshot, column: str) -> None:
+    """Take NOT NULL from a column, in a commit of its own."""
+    snapshot.table.alter.drop_column_not_null(
+        column,
+        commit_properties=CommitProperties(max_commit_retries=0),
+        post_commithook_properties=_AFTER_COMMIT,
+    )
+
+
+def _adds(parts: Sequence[PartFile]) -> list[AddAction]:
+    now_ms = int(time.time() * 1000)
+    return [
+        AddAction(
+            path=part.path,
+            size=part.size_bytes,
+            partition_values={},
+            modification_time=now_ms,
+            data_change=True,
+            stats=part.stats,
+        )
+        for part in parts
+    ]
+
+
+def meant_by(error: Exception, subject: str) -> MigrationError | None:
+    """What delta-rs's error means; None if it is no error of the lake or the table."""
+    if isinstance(error, TableNotFoundError):
+        return NotFound("there is no Delta table", subject=subject)
+    text = _COLOURS.sub("", str(error))
+    if found := _STATUS.search(text):
+        status = int(found[1])
+        if status != 409 or not isinstance(error, CommitFailedError):
+            body = text[max(0, text.find("<?xml")) :].encode()
+            return classify(status, {}, body, subject)
+    if isinstance(error, CommitFailedError):
+        return TargetConflict("somebody else changed the Delta table meanwhile", code="target_changed", subject=subject)
+    if isinstance(error, DeltaProtocolError):
+        return Unsupported(
+            f"the Delta table cannot be written ({_first_line(text)})", code="table_features", subject=subject
+        )
+    if isinstance(error, OSError | DeltaError):
+        if _SILENCE.search(text):
+            return ConnectionLost("the lake did not answer", subject=subject)
+        if "already exists" in text:
+            return TargetConflict("the Delta table is there already", code="target_changed", subject=subject)
+        return Unsupported(
+            f"the Delta table cannot be read ({_first_line(text)})", code="table_unreadable", subject=subject
+        )
+    return None
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."
