@@ -1,6 +1,6 @@
 """From settings to the two sides of a SQL migration."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shared.engine.sql import prepare as preparing
 from shared.engine.sql.run import SqlRun, table_options
@@ -61,15 +61,15 @@ async def open_run(services: "Services", run: str) -> tuple[SqlRun, str]:
     workspace_id, lakehouse_id = prepared["workspace_id"], prepared["lakehouse_id"]
     lake = services.onelake(job.target.credential)
 
-    def open_table(folder: str) -> LakeTable:
+    def open_table(path: str, form: Literal["parquet", "delta"]) -> LakeTable:
         from shared.clients.lake_tables import open_lake_table
 
         return open_lake_table(
             lake,
             workspace_id,
             lakehouse_id,
-            f"{job.target.path}/{folder}",
-            job.target.format,
+            path,
+            form,
             owner=job.name,
             run=run,
             options=table_options(job),
@@ -77,12 +77,15 @@ async def open_run(services: "Services", run: str) -> tuple[SqlRun, str]:
             now=services.clock,
         )
 
+    from shared.engine.sql.quality import quarantine_path
+
     opened = SqlRun(
         job=job,
         records=records,
         database=open_source(services, job),
         facts=DatabaseFacts(**prepared["database"]),
-        lake=open_table,
+        lake=lambda path: open_table(path, job.target.format),
+        quarantine=lambda path: open_table(quarantine_path(path), "parquet"),
         clock=services.clock,
         connections_per_table=preparing.table_window(job, len(await records.numbers()))[1],
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from shared.engine.sql import sums
+from shared.engine.sql import quality, sums
 from shared.engine.sql.cursor import Cursor, save_cursor
 from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
 from shared.engine.sql.ties import gathered, load_seen
@@ -39,12 +39,16 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     slices = [one for document in found for one in document["slices"]]
     upto = found[0]["upto"]
     key = cursor_key(run.job, target, entry)
-    lake = run.lake(entry["folder"])
+    lake = run.lake(entry["path"])
     parts = _needed([part_of(part) for one in slices for part in one["parts"]])
     # What is left of attempts that were cut short.
     await lake.discard([part.path for part in parts])
+    verdict = await _verdict(run, table, turn, decided, found, slices)
+    quality.raise_if_failed(verdict)
+    await _keep_apart(run, entry["path"], decided, slices)
     cursor = await _cursor(run, decided, slices, upto, key)
     done = _result(decided, slices, upto, cursor)
+    done |= {"quarantined": verdict.get("quarantined", 0), "quality": verdict["verdict"]}
     if decided["load"] == "increment" and not done["rows"]:
         # An empty commit for every run without changes would only cost readers time.
         await lake.discard()
@@ -70,6 +74,40 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     await save_cursor(records.store, key, cursor)
     await records.put_done(table, turn, done)
     return done
+
+
+async def _verdict(
+    run: SqlRun, table: int, turn: int, decided: dict[str, Any], found: list[dict[str, Any]],
+    slices: list[dict[str, Any]],
+) -> dict[str, Any]:  # fmt: skip
+    rules = quality.from_documents(decided["rules"])
+    ages = {name: age for document in found for name, age in document["ages"].items()}
+    verdict = quality.verdict_of(rules, [one["quality"] for one in slices], ages)
+    merged = decided["written_as"] in ("merge", "history")
+    await run.records.put_quality(table, turn, {**verdict, "warnings": quality.warnings_of(verdict, merged=merged)})
+    return verdict
+
+
+async def _keep_apart(run: SqlRun, path: str, decided: dict[str, Any], slices: list[dict[str, Any]]) -> None:
+    """Commit quarantined rows, before the table itself: a row that is in neither would be lost without a trace."""
+    if decided["quarantine_number"] < 0:
+        return
+    lake = run.quarantine(path)
+    parts = [part_of(part) for one in slices for part in one["quarantined"]]
+    await lake.discard([part.path for part in parts])
+    if parts:
+        await lake.commit(
+            TableCommit(
+                number=decided["quarantine_number"],
+                run=run.records.run,
+                disposition="append",
+                deletes="ignore",
+                columns=quality.quarantine_columns(shape_of(decided["shape"]).lake_columns),
+                key=(),
+                parts=tuple(parts),
+                position={},
+            )
+        )
 
 
 def _needed(parts: list[PartFile]) -> list[PartFile]:

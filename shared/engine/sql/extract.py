@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.engine.sql import sums
+from shared.engine.sql import quality, sums
 from shared.engine.sql.run import SqlRun, columns_of, shape_of
 from shared.engine.sql.sessions import SessionThread, opened
 from shared.engine.sql.ties import Ties, load_seen
@@ -22,7 +22,9 @@ from shared.ports.tables import (
     ORDER_COLUMN,
     POSITION_COLUMN,
     KeyRange,
+    LakeTable,
     PartOptions,
+    PartsWriter,
     Selection,
     Summary,
     TableShape,
@@ -55,8 +57,10 @@ async def extract_slice(run: SqlRun, table: int, turn: int, number: int) -> SqlC
         consistent = run.facts.snapshots
         async with opened(run.database, 1, consistent=consistent, shape=shape) as sessions:
             reading = _Reading(run, table, turn, decided, shape, decided["upto"], streams=decided["parallel"])
+            ages = await reading.ages(sessions[0]) if number == 0 else {}
             result = await reading.slice(sessions[0], number)
-        done = await run.records.put_slice(table, turn, number, {"upto": decided["upto"], "slices": [result]})
+        document = {"upto": decided["upto"], "ages": ages, "slices": [result]}
+        done = await run.records.put_slice(table, turn, number, document)
     return _counts(done)
 
 
@@ -76,8 +80,9 @@ async def extract_table(run: SqlRun, table: int, turn: int) -> SqlCounts:
             if decided["change"]:
                 upto = await first.call(first.session.position, shape, decided["change"], decided["column"])
             reading = _Reading(run, table, turn, decided, shape, upto, streams=len(sessions))
+            ages = await reading.ages(first)
             results = await reading.all_slices(sessions)
-        done = await run.records.put_slice(table, turn, 0, {"upto": upto, "slices": results})
+        done = await run.records.put_slice(table, turn, 0, {"upto": upto, "ages": ages, "slices": results})
     return _counts(done)
 
 
@@ -109,6 +114,7 @@ class _Reading:
         self.decided = decided
         self.shape = shape
         self.upto = upto
+        self.rules = quality.from_documents(decided["rules"])
         self.columns = columns_of(decided["columns"])
         window = Window(**decided["window"]) if decided["window"] else None
         self.window = replace(window, upto=upto or "") if window else None
@@ -130,6 +136,9 @@ class _Reading:
             return False
         is_exclusive = self.window.change != "watermark"
         return self.upto is None or (is_exclusive and self.window.after == self.upto)
+
+    async def ages(self, session: SessionThread) -> dict[str, float | None]:
+        return await session.call(quality.ages_of, session.session, self.shape, self.rules)
 
     async def all_slices(self, sessions: Sequence[SessionThread]) -> list[dict[str, Any]]:
         """Every slice, each session taking the next that is left."""
@@ -153,25 +162,35 @@ class _Reading:
         """Read, write, read back, compare. Leaves no file behind when it fails."""
         given = self.decided["ranges"][number]
         selection = Selection(self.shape, KeyRange(**given) if given else None, self.window, order_by=self.sort_by)
-        lake = self.run.lake((await self.run.records.entry(self.table))["folder"])
+        path = (await self.run.records.entry(self.table))["path"]
+        lake = self.run.lake(path)
         source = await self._source(session, selection)
         slice_ = _Slice(self, source, await self._ties())
+        selection = replace(selection, rules=slice_.checks.compiled)
+        apart_in = self.run.quarantine(path) if self.decided["quarantine_number"] >= 0 else None
+        kept_apart: PartsWriter | None = None
         writer = lake.writer(f"t{self.turn}-s{number:05d}", self.columns, self.options, changes=self.as_changes)
         try:
             if not self.has_nothing:
                 async with aclosing(session.batches(selection, self.batch_bytes)) as batches:
                     async for batch in batches:
                         await self._look_for_cancel()
-                        written = await asyncio.to_thread(slice_.take, batch)
+                        written, bad = await asyncio.to_thread(slice_.take, batch)
                         if written.num_rows:
                             await writer.write(written)
+                        if bad is not None and apart_in is not None:
+                            kept_apart = kept_apart or self._quarantine_writer(apart_in, number)
+                            await kept_apart.write(bad)
             parts = await writer.close()
+            apart_parts = await kept_apart.close() if kept_apart else []
             if self.run.job.checks:
                 async for batch in lake.read_parts(parts):
                     await asyncio.to_thread(slice_.target.add, batch)
             verdict = slice_.compared(sum(part.rows for part in parts), consistent=session.session.consistent)
         except BaseException:
             await asyncio.shield(writer.abort())
+            if kept_apart:
+                await asyncio.shield(kept_apart.abort())
             raise
         seen = ""
         if slice_.ties is not None:
@@ -179,8 +198,13 @@ class _Reading:
             seen = await self.run.records.put_seen(self.table, self.turn, number, data)
         return {
             "parts": [asdict(part) for part in parts], "rows": sum(part.rows for part in parts),
-            "read": slice_.read, "repeated": slice_.repeated.rows, "seen": seen, **verdict,
+            "read": slice_.read, "repeated": slice_.repeated.rows, "seen": seen, "quality": slice_.checks.result(),
+            "quarantined": [asdict(part) for part in apart_parts], **verdict,
         }  # fmt: skip
+
+    def _quarantine_writer(self, lake: LakeTable, number: int) -> PartsWriter:
+        columns = quality.quarantine_columns(self.shape.lake_columns)
+        return lake.writer(f"t{self.turn}-s{number:05d}", columns, self.options)
 
     async def _source(self, session: SessionThread, selection: Selection) -> Summary | None:
         """What the database says that it will deliver; None where nobody asked, or it cannot say."""
@@ -226,24 +250,31 @@ class _Slice:
         encoding = source.text_encoding if source else sums.UTF_8
         self.lake_name: dict[str, str] = dict(reading.decided["names"])
         columns = reading.shape.lake_columns if "checksum" in reading.run.job.checks else ()
+        self.checks = quality.RowChecks(reading.rules)
         self.repeated = sums.Sums(columns, encoding)
+        self.quarantined = sums.Sums(columns, encoding)
         # Of the lake's names and the source's types: what became wider adds up as what it was.
         self.target = sums.Sums([replace(one, name=self.lake_name[one.name]) for one in columns], encoding)
 
-    def take(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
-        """The rows of a batch that are to be written, under the lake's names. Called in threads, one at a time."""
+    def take(self, batch: "pa.RecordBatch") -> "tuple[pa.RecordBatch, pa.RecordBatch | None]":
+        """The rows of a batch that are to be written, under the lake's names, and those for quarantine.
+
+        Called in threads, one at a time.
+        """
         self.read += batch.num_rows
         if self.ties is not None:
             batch, repeated = self.ties.fresh(batch)
             if repeated is not None:
                 self.repeated.add(repeated)
-        return self.named(batch)
+        batch, bad = self.checks.split(batch)
+        if bad is not None:
+            self.quarantined.add(bad)
+        return self.named(batch), bad
 
     def named(self, batch: "pa.RecordBatch") -> "pa.RecordBatch":
         import pyarrow as pa
 
-        names = {name: self.lake_name.get(name, name) for name in batch.schema.names if not name.startswith("_rule_")}
-        columns = {lake: batch.column(name) for name, lake in names.items()}
+        columns = {self.lake_name.get(name, name): batch.column(name) for name in batch.schema.names}
         if self.reading.decided["is_log"] and not self.reading.tells_changes:
             rows = batch.num_rows
             columns |= {
@@ -259,9 +290,10 @@ class _Slice:
             IntegrityMismatch: they differ, and one moment was read.
             SourceChanged: they differ, and rows may have changed between the two statements.
         """
-        if self.read != written + self.repeated.rows:
+        left_out = self.repeated.rows + self.quarantined.rows
+        if self.read != written + left_out:
             raise IntegrityMismatch(
-                f"{self.read:,} rows were read, {written:,} written and {self.repeated.rows:,} left out",
+                f"{self.read:,} rows were read, {written:,} written and {left_out:,} left out",
                 code="row_count_mismatch",
             )
         if self.source is None:
@@ -269,7 +301,7 @@ class _Slice:
         back = {lake: name for name, lake in self.lake_name.items()}
         found = self.target.summary()
         target = replace(found, columns={back[name]: one for name, one in found.columns.items()})
-        target = sums.together([target, self.repeated.summary()])
+        target = sums.together([target, self.repeated.summary(), self.quarantined.summary()])
         differences = sums.differences(self.source, target)
         if differences and consistent:
             raise IntegrityMismatch("; ".join(differences), code="checksum_mismatch")

@@ -3,12 +3,12 @@
 Everything after this follows the document, so that a step that is carried out again does the same again.
 """
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from shared.engine.sql import quality
 from shared.engine.sql.cursor import Cursor, load_cursor, mended
 from shared.engine.sql.prepare import applies
 from shared.engine.sql.run import (
@@ -18,6 +18,7 @@ from shared.engine.sql.run import (
     cursor_key,
     shape_document,
 )
+from shared.engine.sql.sessions import apart
 from shared.errors import TargetConflict, Unsupported
 from shared.model.sql_job import TableWish
 from shared.policy.sql import plan as scale
@@ -51,14 +52,18 @@ async def plan_table(run: SqlRun, target: str, table: int, turn: int) -> dict[st
     entry = await run.records.entry(table)
     wish = run.wish(entry)
     name = TableName(entry["schema"], entry["name"])
-    found = await asyncio.to_thread(run.database.describe, name, entry["query"])
+    found = await apart(run.database.describe, name, entry["query"])
     shape = chosen_columns(found, wish)
-    lake = run.lake(entry["folder"])
-    state = await lake.state()
+    state = await run.lake(entry["path"]).state()
+    rules = await apart(_rules, run, entry, shape)
+    kept_apart = -1
+    if any(rule.action == "quarantine" for rule in rules):
+        kept_apart = (await run.quarantine(entry["path"]).state()).applied + 1
     stored = await load_cursor(run.records.store, cursor_key(run.job, target, entry))
     cursor, void = mended(stored, state)
-    planned = _Planned(run, entry, wish, shape, state, cursor, void, turn)
-    document = await asyncio.to_thread(planned.document)
+    planned = _Planned(run, entry, wish, shape, state, cursor, void, turn, rules)
+    document = await apart(planned.document)
+    document |= {"rules": quality.to_documents(rules), "quarantine_number": kept_apart}
     await run.records.put_decided(table, turn, document)
     return document
 
@@ -94,6 +99,13 @@ def chosen_columns(shape: TableShape, wish: TableWish) -> TableShape:
     return replace(shape, columns=columns, key=key)
 
 
+def _rules(run: SqlRun, entry: dict[str, Any], shape: TableShape) -> list[quality.Rule]:
+    def is_meant(text: str) -> bool:
+        return applies(text, run, entry)
+
+    return quality.rules_of(run.job, is_meant, shape, run.database.tables, run.facts.default_schema)
+
+
 def reached(change: str, position: str, oldest: str) -> bool:
     """Whether changes after ``position`` can still be asked for, where ``oldest`` is the last one that is gone."""
     if change == "cdc":
@@ -121,6 +133,7 @@ class _Planned:
     cursor: Cursor | None
     void: str
     turn: int
+    rules: Sequence[quality.Rule]
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
@@ -159,6 +172,8 @@ class _Planned:
             key=shape.key if disposition in ("merge", "history") else (),
             reserved=reserved_names(
                 changes=CHANGE_COLUMNS if change in TELLS_CHANGES else (), disposition=disposition, deletes=deletes,
+                rules=sum(rule.is_by_database for rule in self.rules),
+                quarantine=any(rule.action == "quarantine" for rule in self.rules),
             ),
             anew=written_as == "replace" and (self._is_reset() or not self._is_ours()),
         )  # fmt: skip

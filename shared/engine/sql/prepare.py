@@ -1,11 +1,12 @@
 """From a job's wishes to the list of tables that a run migrates."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.engine.sql import quality
 from shared.engine.sql.run import SqlRecords, SqlRun, empty_record, folder_of, source_folder
+from shared.engine.sql.sessions import apart
 from shared.errors import Configuration
 from shared.model.sql_job import SqlJob, TableWish
 from shared.model.sql_steps import SqlCounts, no_sql_counts, table_page
@@ -63,12 +64,13 @@ async def prepare(
     Raises:
         RunError: the database cannot be reached, or two tables would lie in one folder.
     """
-    facts = await asyncio.to_thread(database.check)
+    facts = await apart(database.check)
     known = await records.load("prepared.json")
+    tables = await apart(database.tables)
     if round_number > 1 and known is not None:
-        numbers, counts = await _again(records)
+        numbers, counts = await _again(job, records, facts, tables)
         return facts, numbers, counts
-    tables = await asyncio.to_thread(database.tables)
+    quality.check_patterns(job)
     chosen, warnings = choose(job.tables, tables, facts.default_schema)
     entries = [_entry(job, facts, one) for one in chosen]
     _check_folders(job, entries)
@@ -132,16 +134,26 @@ def _check_folders(job: SqlJob, entries: list[dict[str, Any]]) -> None:
             )
 
 
-async def _again(records: SqlRecords) -> tuple[list[int], SqlCounts]:
-    """A round of retry-failed: tables without success become open again; those that were missing are looked at too."""
+async def _again(
+    job: SqlJob, records: SqlRecords, facts: DatabaseFacts, tables: Sequence[TableName]
+) -> tuple[list[int], SqlCounts]:
+    """A round of retry-failed: tables without success become open again, those that were missing if they are there."""
     counts = no_sql_counts()
     numbers = []
     for number in await records.numbers():
         record = await records.record(number)
         if record is not None and record["status"] not in ("failed", "planned"):
             continue
-        numbers.append(number)
         counts["planned"] += 1
+        entry = await records.entry(number)
+        if entry["missing"]:
+            there = matching(entry["shown_wish"], tables, facts.default_schema)
+            if not there:
+                counts["failed"] += 1
+                continue
+            found = _entry(job, facts, Chosen(entry["wish"], there[0]))
+            await records.save(f"plan/{table_page(number)}.json", found)
+        numbers.append(number)
         await records.forget_table(number)
     return numbers, counts
 

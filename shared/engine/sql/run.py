@@ -9,6 +9,7 @@
     runs/<run>/tables/<page>-t1.json             the same for the increment that catches up with a load by slices
     runs/<run>/slices/<page>-t0/s00000.json      what a slice became: its files, checksums, counts
     runs/<run>/seen/<page>-t0/s00000.bin         digests of its rows at the watermark's boundary
+    runs/<run>/quality/<page>-t0.json            verdicts of quality rules
     runs/<run>/done/<page>-t0.json               what the commit did
     runs/<run>/records/<page>.json               what became of the table
     jobs/<job>/sql/<table>.json                  how far a table has been read: the cursor, over all runs
@@ -45,13 +46,25 @@ _UNFIT = re.compile(r"[^\w$#@ ()-]+")
 
 @dataclass
 class SqlRun:
-    """Everything that stays the same while one run goes on. ``lake`` opens a table's folder below ``target.path``."""
+    """Everything that stays the same while one run goes on.
+
+    Attributes:
+        job: As it was posted.
+        records: The run's documents.
+        database: The source.
+        facts: What the connection leads to, as it was when the run was prepared.
+        lake: Opens a table by its path in the lakehouse, in the format of the job.
+        quarantine: Opens the table of a table's quarantined rows, by the table's own path.
+        clock: The time.
+        connections_per_table: How many connections one table may have.
+    """
 
     job: SqlJob
     records: "SqlRecords"
     database: TableDatabase
     facts: DatabaseFacts
     lake: Callable[[str], LakeTable]
+    quarantine: Callable[[str], LakeTable]
     clock: Clock
     connections_per_table: int
 
@@ -87,6 +100,12 @@ class SqlRecords(RunRecords):
     async def put_done(self, table: int, turn: int, document: dict[str, Any]) -> None:
         await self.save(_turn("done", table, turn), document)
 
+    async def quality(self, table: int, turn: int) -> dict[str, Any] | None:
+        return await self.load(_turn("quality", table, turn))
+
+    async def put_quality(self, table: int, turn: int, document: dict[str, Any]) -> None:
+        await self.save(_turn("quality", table, turn), document)
+
     async def record(self, table: int) -> TableRecord | None:
         found: Any = await self.load(f"records/{table_page(table)}.json")
         return found  # type: ignore[no-any-return]
@@ -99,7 +118,7 @@ class SqlRecords(RunRecords):
         page = table_page(table)
         keys = [self.key(f"records/{page}.json")]
         for turn in (0, 1):
-            keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "done")]
+            keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "quality", "done")]
             for folder in ("slices", "seen"):
                 keys += await self.store.list(self.key(f"{folder}/{page}-t{turn}"))
         await self.store.delete(keys)

@@ -124,7 +124,10 @@ async def _clear(run: SqlRun, table: int) -> None:
     """Delete files that no commit refers to. No reader sees what cannot be deleted now; it goes with the next run."""
     if not run.job.dry_run:
         with suppress(MigrationError):
-            await run.lake((await run.records.entry(table))["folder"]).discard()
+            path = (await run.records.entry(table))["path"]
+            await run.lake(path).discard()
+            if any(rule.action == "quarantine" for rule in run.job.quality):
+                await run.quarantine(path).discard()
 
 
 async def _record_failure(run: SqlRun, table: int, fields: dict[str, Any]) -> TableRecord:
@@ -148,6 +151,11 @@ async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
         "schema_changes": [one for turn in turns if turn for one in turn["schema_changes"]],
         "warnings": list(dict.fromkeys(one for turn in turns if turn for one in turn["warnings"])),
     }  # fmt: skip
+    checked = [found for turn in (0, 1) if (found := await records.quality(table, turn)) is not None]
+    if checked:
+        # Of two turns the one that says more.
+        record["quality"] = {name: value for name, value in max(checked, key=_severity).items() if name != "warnings"}
+        record["warnings"] += [one for found in checked for one in found["warnings"]]
     done = [found for turn in (0, 1) if (found := await records.done(table, turn)) is not None]
     if not done:
         return record
@@ -156,6 +164,11 @@ async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
         "source_rows": sum(one["read"] for one in done), "table_version": done[-1]["version"],
         "source_checksum": done[0]["source"], "target_checksum": done[0]["target"],
     }  # fmt: skip
-    for name in ("rows", "files", "bytes", "inserted", "updated", "deleted", "repeated"):
+    for name in ("rows", "files", "bytes", "inserted", "updated", "deleted", "repeated", "quarantined"):
         record[name] = sum(one[name] for one in done)
     return record
+
+
+def _severity(verdict: dict[str, Any]) -> int:
+    order = ("not checked", "not applicable", "passed", "warned", "quarantined", "failed")
+    return order.index(verdict["verdict"])
