@@ -100,7 +100,7 @@ def test_rows_that_break_a_rule_are_kept_apart_with_the_reason(database, session
     assert [row["Id"] for row in good] == [1]
     assert set(good[0]) == {"Id", "Customer", "Code", "Total", "At"}
     assert {row["Id"]: json.loads(row["_rules"]) for row in bad} == {
-        2: ["range Total"], 3: ["code-form"], 4: ["foreign_key Customer"], 5: ["not_null Customer", "code-form"],
+        2: ["range Total"], 3: ["code-form"], 4: ["foreign_key Customer"], 5: ["not_null customer", "code-form"],
         6: ["range Total", "sql 6"],
     }  # fmt: skip
     reasons = {row["Id"]: row["_reason"] for row in bad}
@@ -109,7 +109,7 @@ def test_rows_that_break_a_rule_are_kept_apart_with_the_reason(database, session
     assert "Customers" in reasons[4]
     assert result == {
         "rows": 6, "quarantined": 5,
-        "broken": {"not_null Customer": 1, "range Total": 2, "code-form": 2, "unique Code": 2,
+        "broken": {"not_null customer": 1, "range Total": 2, "code-form": 2, "unique Code": 2,
                    "foreign_key Customer": 1, "sql 6": 1},
     }  # fmt: skip
 
