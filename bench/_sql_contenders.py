@@ -29,7 +29,8 @@ _FETCH_WITHIN_S = 600
 _RUN_WITHIN_S = 3600
 _POLL_S = 0.1
 # The emulated tenant's.
-_WORKSPACE, _LAKEHOUSE = "Migration", "Landing"
+_WORKSPACE, _WORKSPACE_ID = "Migration", "a1b2c3d4-0001-4000-8000-00000000000a"
+_LAKEHOUSE, _LAKEHOUSE_ID = "Landing", "a1b2c3d4-0001-4000-8000-000000000001"
 _CONNECTION = "BENCH_DB"
 SLICES = 8
 """Of a table that several sessions read side by side: twice as many as sessions, so that none of them idles long."""
@@ -190,8 +191,14 @@ def migrate(
 
 
 def _engine(arena: Arena, table: Table, target: str) -> tuple[Cost, Path]:
-    plan = {"url": arena.server.url, "table": table.name, "target": f"Files/{target}"}
-    environment = {**os.environ, **arena.emulators.environment(), "PYTHONPATH": str(REPOSITORY)}
+    plan = {
+        "url": arena.server.url, "table": table.name, "target": f"Files/{target}", "workspace_id": _WORKSPACE_ID,
+        "lakehouse_id": _LAKEHOUSE_ID,
+    }  # fmt: skip
+    environment = {
+        **os.environ, **arena.emulators.environment(), "PYTHONPATH": str(REPOSITORY), "RUN_STORE_URL": f"file:{target}",
+        "SCHEDULE_TICK": "0 0 0 1 1 *",
+    }  # fmt: skip
     command = [sys.executable, "-m", "bench._sql_ours", "engine"]
     return measured(arena, command, plan, environment, arena.lake(f"Files/{target}")), arena.lake(f"Files/{target}")
 

@@ -13,10 +13,74 @@ from collections.abc import Callable
 from typing import Any
 
 _FETCH_ROWS = 10_000
-_BATCH_BYTES = 8 * 1024 * 1024
+_BATCH_BYTES = 16 * 1024 * 1024
 
 Plan = dict[str, Any]
 Work = Callable[[Plan], int]
+
+
+def _engine() -> Work:
+    """Reads, encodes and uploads one table as one slice: no orchestration, no plan, no check of what was written."""
+    import asyncio
+
+    # What an activity imports before its first row, as a warm host has.
+    from shared.clients.lake_tables import open_lake_table
+    from shared.engine.sql.sessions import opened
+    from shared.policy.sql.names import TableName
+    from shared.ports.tables import PartOptions, Selection, TableCommit
+    from shared.services import Services
+    from shared.settings import read_settings
+
+    async def extract(plan: Plan) -> int:
+        services = Services(read_settings())
+        database, job = _database(plan)
+        shape = database.describe(TableName("public", plan["table"]))
+        options = PartOptions(job.compression, job.files.size, job.files.row_group)
+        table = open_lake_table(
+            services.onelake("onelake"), plan["workspace_id"], plan["lakehouse_id"], plan["target"], "parquet",
+            owner="bench", run="engine", options=options,
+        )  # fmt: skip
+        columns = shape.lake_columns
+        writer = table.writer("s00000", columns, options)
+        async with opened(database, 1, consistent=True, shape=shape) as sessions:
+            async for batch in sessions[0].batches(Selection(shape), _BATCH_BYTES):
+                await writer.write(batch)
+        parts = await writer.close()
+        await table.commit(TableCommit(
+            number=0, run="engine", disposition="append", deletes="soft", columns=columns, key=(), parts=tuple(parts),
+            position={},
+        ))  # fmt: skip
+        return sum(part.rows for part in parts)
+
+    return lambda plan: asyncio.run(extract(plan))
+
+
+def _database(plan: Plan) -> Any:
+    from shared.clients.sql import open_database
+    from shared.model.sql_job import SqlJob
+
+    job = SqlJob.model_validate({
+        "kind": "sql", "name": "bench", "source": {"connection": "BENCH_DB"}, "tables": [{"table": plan["table"]}],
+        "target": {"workspace": "w", "lakehouse": "l", "path": "Files/bench"},
+    })  # fmt: skip
+    return open_database(plan["url"], job.source, job.types), job
+
+
+def _ours() -> Work:
+    from shared.clients.sql import adbc, conform, postgresql
+    from shared.policy.sql.names import TableName
+    from shared.ports.tables import Selection
+
+    assert adbc and conform and postgresql
+
+    def work(plan: Plan) -> int:
+        database, _ = _database(plan)
+        shape = database.describe(TableName("public", plan["table"]))
+        with database.sessions(1, consistent=True, for_table=shape) as sessions:
+            batches = sessions[0].batches(Selection(shape), batch_bytes=_BATCH_BYTES)
+            return sum(batch.num_rows for batch in batches)
+
+    return work
 
 
 def _adbc() -> Work:
@@ -96,6 +160,8 @@ def _psycopg() -> Work:
 
 
 _WORK: dict[str, Callable[[], Work]] = {
+    "engine": _engine,
+    "ours": _ours,
     "adbc": _adbc,
     "arrow-odbc": lambda: _arrow_odbc(fetch=False),
     "arrow-odbc-fetch": lambda: _arrow_odbc(fetch=True),
