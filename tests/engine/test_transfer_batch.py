@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shared.clients import http
-from shared.clients.onelake.service import ByteBudget
+from shared.clients.onelake.service import SMALL_BLOCK_BYTES, ByteBudget
 from shared.engine import transfer_batch as transferring
 from shared.engine.files_run import FilesRun
 from shared.engine.transfer_batch import transfer_batch
@@ -294,3 +297,55 @@ async def test_a_file_that_grew_since_the_plan_takes_the_memory_that_it_needs(la
     assert sorted(held)[-1] <= 1200
     assert memory._free == 1200, "everything is given back"
     assert lake.on_disk()["grown"] == grown
+
+
+async def test_a_batch_hands_back_when_its_time_is_up_and_counts_once(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One very large file beside small ones: every delivery moves a part of it."""
+    monkeypatch.setattr(transferring, "_PART_BYTES", 2 * SMALL_BLOCK_BYTES)
+    ticks = itertools.count()
+    monkeypatch.setattr(transferring, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 250.0))
+    files = {"large": os.urandom(5 * SMALL_BLOCK_BYTES), "small": b"1"}
+    plant(tmp_path, files)
+    run = make_run(tmp_path, lake=lake.folder)
+    items = [{**planned(path), "size_bytes": len(data)} for path, data in files.items()]
+    await run.records.put_batch("p00001", 0, items)  # type: ignore[arg-type]
+    outcomes = [await deliver(run)]
+    while outcomes[-1].get("unfinished"):
+        assert (outcomes[-1]["counts"], outcomes[-1]["retry"]) == (no_counts(), 0)
+        outcomes.append(await deliver(run))
+    assert len(outcomes) == 3
+    size = sum(map(len, files.values()))
+    assert outcomes[-1]["counts"] == {**no_counts(), "uploaded": 2, "bytes_done": size}
+    assert lake.on_disk() == files
+    assert sum(one["bytes"] for one in lake.effects("append", "append_flush")) == size
+    assert await run.records.store.list(run.records.key("uploads")) == []
+
+
+async def test_a_cancelled_batch_leaves_a_large_file_to_be_taken_up(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transferring, "_PART_BYTES", SMALL_BLOCK_BYTES)
+    monkeypatch.setattr(transferring, "_CHECKPOINT_EVERY_S", 0.001)
+    data = os.urandom(6 * SMALL_BLOCK_BYTES)
+    plant(tmp_path, {"large": data})
+    run = make_run(tmp_path, lake=lake.folder)
+    await run.records.put_batch("p00001", 0, [{**planned("large"), "size_bytes": len(data)}])
+    append = run.lake.append_blocks  # type: ignore[attr-defined]
+
+    async def cancelled_meanwhile(*arguments: Any) -> None:
+        await run.records.store.put(run.records.key("cancel"), b"")
+        await asyncio.sleep(0.1)
+        await append(*arguments)
+
+    monkeypatch.setattr(run.lake, "append_blocks", cancelled_meanwhile)
+    outcome = await deliver(run)
+    assert outcome["cancelled"]
+    assert "unfinished" not in outcome
+    assert (await statuses(run)) == {"large": "planned"}
+    monkeypatch.setattr(run.lake, "append_blocks", append)
+    await run.records.store.delete([run.records.key("cancel")])
+    assert (await deliver(run))["counts"]["uploaded"] == 1
+    assert lake.on_disk() == {"large": data}
+    assert sum(one["bytes"] for one in lake.effects("append")) == len(data)

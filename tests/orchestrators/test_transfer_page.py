@@ -120,3 +120,32 @@ def test_a_retry_within_a_full_window_does_not_mix_up_results() -> None:
     output = start(answer, batches=9, parallel=4).run().output
     assert output["counts"]["uploaded"] == sum(range(9))
     assert output["retry"] == [4]
+
+
+def test_a_batch_whose_time_was_up_is_delivered_again_beside_the_others() -> None:
+    deliveries: list[int] = []
+
+    def answer(call: Call) -> Any:
+        deliveries.append(call.input["batch"])
+        if call.input["batch"] == 1 and deliveries.count(1) < 4:
+            return done(unfinished=True, counts={"uploaded": 0, "bytes_done": 0})
+        return done()
+
+    ended = start(answer, batches=3, parallel=2).run()
+    assert sorted(deliveries) == [0, 1, 1, 1, 1, 2]
+    assert ended.output["counts"]["uploaded"] == 6
+    assert ended.output["retry"] == []
+
+
+def test_what_is_unfinished_is_not_delivered_again_once_the_run_has_to_stop() -> None:
+    deliveries: list[int] = []
+
+    def answer(call: Call) -> Any:
+        deliveries.append(call.input["batch"])
+        if call.input["batch"] == 0:
+            return done(unfinished=True)
+        return done(abort={"code": "capacity_paused", "detail": "x"})
+
+    ended = start(answer, batches=2, parallel=2).run()
+    assert ended.output["abort"]["code"] == "capacity_paused"
+    assert deliveries.count(0) <= 2

@@ -73,11 +73,11 @@ class LongUpload:
         reading = reading or Reading(await open_content())
         is_parked = False
         try:
-            start, etag = await self._resume(known, reading)
-            if start < reading.position:
+            resumed = await self._resume(known, reading)
+            if resumed is None and reading.position:
                 await reading.content.close()
                 reading = Reading(await open_content())
-                start, etag = await self._begin(known, reading)
+            start, etag = resumed or await self._begin(known, reading)
             await self._catch_up(reading, start)
             written = await self._append_parts(reading, etag)
             if written is None:
@@ -105,14 +105,15 @@ class LongUpload:
         await self._journal.clear()
         return LongWritten(known["version"], known["facts"], written)
 
-    async def _resume(self, known: dict[str, Any] | None, reading: Reading) -> tuple[int, str]:
-        """From where to go on, and the staged file's ETag."""
+    async def _resume(self, known: dict[str, Any] | None, reading: Reading) -> tuple[int, str] | None:
+        """From where to go on, and the staged file's ETag; None where it has to begin anew."""
         content = reading.content
         if known is None or (known["version"], known["size_bytes"]) != (content.version, content.size_bytes):
-            return await self._begin(known, reading)
+            return None
         staged = await self._lake.properties(known["staging"])
-        if staged is None or not known["position"] <= staged.size_bytes <= content.size_bytes:
-            return await self._begin(known, reading)
+        least = max(known["position"], reading.position)
+        if staged is None or not least <= staged.size_bytes <= content.size_bytes:
+            return None
         self._staging = known["staging"]
         return staged.size_bytes, staged.etag
 
