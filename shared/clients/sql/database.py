@@ -68,7 +68,8 @@ class Database:
         self, count: int, *, consistent: bool, for_table: TableShape | None = None
     ) -> Iterator[Sequence[TableSession]]:
         """At most ``source.max_connections``, and fewer where the database can show one moment only to fewer."""
-        count = max(1, min(count, self._source.max_connections))
+        spare = self._dialect.spare if consistent and count > 1 else 0
+        count = max(1, min(count + spare, self._source.max_connections))
         subject = str(for_table.table) if for_table else ""
         with self._quota.taken(count, self._source.max_connections), ExitStack() as stack:
             connections = [self._connect(stack, subject) for _ in range(count)]

@@ -98,6 +98,8 @@ class Dialect(ABC):
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     count: ClassVar[str] = "COUNT"
     """The function that counts in 64 bits."""
+    spare: ClassVar[int] = 0
+    """Connections that :meth:`begin` needs beside those of several sessions that are to see one moment."""
     hint: str = ""
     """What stands behind every statement that reads rows."""
 
