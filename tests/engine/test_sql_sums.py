@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.engine.sql.md5 import heads
+from shared.engine.sql.row_digests import row_digests
 from shared.engine.sql.sums import Sums, arrow_type, compact, differences, from_document, to_document, together
 from shared.policy.sql.checksum import HASH_MASK, NAN_BITS, P
 from shared.policy.sql.types import PLAIN, decimal_of
@@ -209,3 +210,38 @@ def test_other_encodings_are_not_compared() -> None:
     assert compact(ONE) != compact(other)
     with pytest.raises(ValueError, match="utf-16-le"):
         differences(ONE, other)
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lake_type", VALUES)
+def test_digests_of_rows_are_equal_for_equal_rows_alone(lake_type: str) -> None:
+    columns = [LakeColumn("c", lake_type), LakeColumn("i", "int64")]
+
+    @settings(max_examples=25, deadline=None, derandomize=True)
+    @given(st.lists(st.none() | VALUES[lake_type], min_size=1, max_size=30), st.integers(0, 3))
+    def agree(values: list[object], skipped: int) -> None:
+        array = pa.array([None] * skipped + values, arrow_type(lake_type)).slice(skipped)
+        numbers = pa.array(range(len(values)))
+        digests = row_digests(pa.record_batch({"i": numbers, "c": array}), columns)
+        backwards = pa.array(range(len(values) - 1, -1, -1))
+        again = row_digests(pa.record_batch({"c": array.take(backwards), "i": numbers.take(backwards)}), columns)
+        assert digests.tolist() == again.tolist()[::-1]
+        assert len(set(digests.tolist())) == len(values)
+        alone = row_digests(pa.record_batch({"c": array}), columns[:1])
+        keys = [
+            None if value is None else (reference(value, lake_type, "utf-8"), repr(value))
+            for value in array.to_pylist()
+        ]
+        assert len(set(alone.tolist())) == len(set(keys))
+
+    agree()
+
+
+def test_a_value_in_another_column_is_another_row() -> None:
+    columns = [LakeColumn("a", "int32"), LakeColumn("b", "int32")]
+    batch = pa.record_batch(
+        {"a": [1, 2, None, 1], "b": [2, 1, 1, None]}, schema=pa.schema([("a", pa.int32()), ("b", pa.int32())])
+    )
+    assert len(set(row_digests(batch, columns).tolist())) == 4

@@ -1,4 +1,4 @@
-"""The first four bytes of MD5 of many short values at once, as RFC 1321 defines it.
+"""The first bytes of MD5 of many short values at once, as RFC 1321 defines it.
 
 A value at a time, hashlib spends most of its time on the call, and holds the interpreter meanwhile, so that threads
 gain nothing. Here each step of the algorithm is done for thousands of values by numpy, which lets other threads run.
@@ -28,14 +28,19 @@ _SHIFT = [(7, 12, 17, 22), (5, 9, 14, 20), (4, 11, 16, 23), (6, 10, 15, 21)]
 
 
 def heads(data: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers) -> Numbers:
-    """First four bytes of each digest, as a big-endian number.
+    """First four bytes of each digest, as a big-endian number; the arguments are those of :func:`halves`."""
+    return halves(data, starts, lengths).astype(np.uint32).byteswap().astype(np.int64)
+
+
+def halves(data: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers) -> npt.NDArray[np.uint64]:
+    """First eight bytes of each digest, as a little-endian number.
 
     Args:
         data: Bytes of all values.
         starts: Where in ``data`` each begins.
         lengths: How many bytes each has; any number.
     """
-    found = np.zeros(len(starts), np.int64)
+    found = np.zeros(len(starts), np.uint64)
     blocks = (lengths + (_TAIL + _BLOCK - 1)) // _BLOCK
     padded = np.concatenate((data, np.zeros(_BLOCKS * _BLOCK, np.uint8)))
     # Each eight bytes of the data as a number, at every place.
@@ -51,11 +56,11 @@ def heads(data: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers) -> Num
     long, view = np.flatnonzero(blocks > _BLOCKS), data.data
     ends = starts + lengths
     for place, start, end in zip(long.tolist(), starts[long].tolist(), ends[long].tolist(), strict=True):
-        found[place] = int.from_bytes(hashlib.md5(view[start:end], usedforsecurity=False).digest()[:4], "big")
+        found[place] = int.from_bytes(hashlib.md5(view[start:end], usedforsecurity=False).digest()[:8], "little")
     return found
 
 
-def _chunk(eights: npt.NDArray[np.uint64], starts: Numbers, lengths: Numbers, blocks: int) -> Numbers:
+def _chunk(eights: npt.NDArray[np.uint64], starts: Numbers, lengths: Numbers, blocks: int) -> npt.NDArray[np.uint64]:
     """Of values that take so many blocks."""
     # One word of all values beside each other, as the steps take them.
     columns = np.zeros((blocks * 16, len(starts)), np.uint32)
@@ -68,11 +73,12 @@ def _chunk(eights: npt.NDArray[np.uint64], starts: Numbers, lengths: Numbers, bl
         columns[2 * eight] = bytes_.astype(np.uint32)
         columns[2 * eight + 1] = bytes_ >> np.uint64(32)
     columns[-2] = lengths * 8
-    return _digest(columns, blocks).byteswap().astype(np.int64)
+    first, second = _digest(columns, blocks)
+    return first.astype(np.uint64) | second.astype(np.uint64) << np.uint64(32)
 
 
-def _digest(columns: Words, blocks: int) -> Words:
-    """The first word of the state after the last block."""
+def _digest(columns: Words, blocks: int) -> tuple[Words, Words]:
+    """The first two words of the state after the last block."""
     count = columns.shape[1]
     state = [np.full(count, word, np.uint32) for word in _START]
     mixed, spare = np.empty(count, np.uint32), np.empty(count, np.uint32)
@@ -110,4 +116,4 @@ def _digest(columns: Words, blocks: int) -> Words:
             a, b, c, d = d, a, b, c
         for total, word in zip(state, (a, b, c, d), strict=True):
             np.add(total, word, out=total)
-    return state[0]
+    return state[0], state[1]

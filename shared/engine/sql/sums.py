@@ -203,6 +203,15 @@ def _hashes(values: pa.Array, encoding: str) -> int:
 
 
 def _heads(values: pa.Array, encoding: str) -> npt.NDArray[np.int64]:
+    data, offsets = pieces(values, encoding)
+    return heads(data, offsets[:-1], np.diff(offsets))
+
+
+def pieces(values: pa.Array, encoding: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Bytes of texts or binaries of which none is null, and where each begins, with the end at the end.
+
+    ``encoding`` is that of texts; anything but ``utf-16-le`` takes the bytes as they are.
+    """
     _, offsets_buffer, data_buffer = values.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + len(values) + 1].astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
@@ -217,4 +226,4 @@ def _heads(values: pa.Array, encoding: str) -> npt.NDArray[np.int64]:
         else:
             data = np.stack((data, np.zeros_like(data)), axis=1).reshape(-1)
         offsets *= 2
-    return heads(data, offsets[:-1], np.diff(offsets))
+    return data, offsets
