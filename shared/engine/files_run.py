@@ -32,6 +32,8 @@ class FilesRun:
     exclude: Globs = field(init=False)
     ledger: Catalog | None = None
     survey: Catalog | None = None
+    surveys_after: dict[str, Catalog] = field(default_factory=dict)
+    """What listings after the transfer showed, by the survey's name."""
 
     def __post_init__(self) -> None:
         self.include = Globs(self.job.include)

@@ -54,7 +54,9 @@ async def verify_page(
     known = await run.records.verdicts(page, before=first) if first else {}
     overruled: dict[str, FileRecord] = {}
     if first == 0 and records:
-        catalog = await open_survey(run.records, survey)
+        if survey not in run.surveys_after:
+            run.surveys_after[survey] = await open_survey(run.records, survey)
+        catalog = run.surveys_after[survey]
         shown = await catalog.spanning(records[0]["path"], records[-1]["path"])
         for record in records:
             found = shown.get(record["path"])

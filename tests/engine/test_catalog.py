@@ -81,13 +81,13 @@ async def test_pages_that_follow_each_other_read_each_part_once(monkeypatch: pyt
     paths = [f"f{number:02d}" for number in range(20)]
     opened = Catalog(store, await apply_changes(store, [], stream(dict.fromkeys(paths, 1)), "catalog/0"))
     read: list[str] = []
-    original = catalog.read_part
+    original = catalog.load_part
 
     async def counting(*arguments: Any) -> Any:
         read.append(arguments[1].key)
         return await original(*arguments)
 
-    monkeypatch.setattr(catalog, "read_part", counting)
+    monkeypatch.setattr(catalog, "load_part", counting)
     bounds = [None, *paths]
     found = [path for low, high in zip(bounds, paths, strict=False) for path in await opened.between(low, high)]
     assert found == paths
