@@ -49,6 +49,11 @@ def _packed(rows: Sequence[Row]) -> Any:
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
+async def write_part(store: RunStore, key: str, rows: Sequence[Row]) -> Part:
+    """Write rows that are sorted by ``sort_key`` of their ``path``."""
+    return await _write_part(store, key, _packed(rows))
+
+
 async def _write_part(store: RunStore, key: str, table: Any) -> Part:
     import pyarrow.parquet as pq
 
