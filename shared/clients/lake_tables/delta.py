@@ -18,7 +18,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -28,6 +28,7 @@ import pyarrow as pa
 from shared.clients.lake_tables import log
 from shared.clients.lake_tables.arrow import as_nullable, columns_of, conform, lake_type, schema_of
 from shared.clients.lake_tables.log import DataFile, Snapshot, Stamp
+from shared.clients.lake_tables.merging import Merge, added_columns
 from shared.clients.lake_tables.parquet import owner_mark
 from shared.clients.lake_tables.parts import LakePartsWriter, part_prefix
 from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
@@ -124,6 +125,8 @@ class DeltaLakeTable:
     ) -> LakePartsWriter:
         prefix = part_prefix(name)
         if changes:
+            # Of a deleted row, only the key is there.
+            columns = [replace(column, nullable=True) for column in columns]
             return LakePartsWriter(self._tree, self._staging, self._staging, prefix, columns, options)
 
         async def announce() -> None:
@@ -193,7 +196,25 @@ class DeltaLakeTable:
         return _Work(snapshot, schema, (*written, *commit.parts), (), outcome, overwrites=True, written=tuple(written))
 
     async def _merge(self, snapshot: Snapshot | None, commit: TableCommit) -> "_Work":
-        raise Unsupported(f"disposition {commit.disposition!r} of {snapshot and snapshot.version}")
+        schema, widens = schema_of((*commit.columns, *added_columns(commit))), False
+        if snapshot is not None:
+            snapshot, schema, widens = await self._evolve(snapshot, schema, rewrites=True)
+        merge = Merge(
+            self._tree,
+            schema,
+            commit,
+            memory_bytes=self._memory_bytes,
+            moment=self._now(),
+            writer=lambda: self._own_writer(commit.disposition, schema),
+            rewrite_all=widens,
+        )
+        done = await merge.run(() if snapshot is None else snapshot.files)
+        await self._drop(done.superseded)
+        outcome = Committed(
+            0 if snapshot is None else snapshot.version + 1, done.inserted, done.updated, done.deleted,
+            len(done.kept), sum(one.size_bytes for one in done.kept),
+        )  # fmt: skip
+        return _Work(snapshot, schema, done.parts, done.removed, outcome, overwrites=widens, written=tuple(done.parts))
 
     async def _make(self, work: "_Work", stamp: Stamp) -> None:
         """The commit itself."""

@@ -1,0 +1,662 @@
+"""Changes by key into a Delta table: copy on write, in memory that does not grow with the table.
+
+1. The changes are held in memory; where they are too many, those of one range of keys after another.
+2. Files whose bounds leave no room for any of these keys are not looked at. Of the others the key columns are read,
+   row group by row group; only where a key is found, the rest of the row group, to see whether it changes anything.
+3. A file in which a row changes is read once more and written anew, row group by row group; what is new goes behind it.
+
+Nothing that is there changes before the caller commits the files to add and to remove.
+
+``merge``: a row's last change is its state. ``history``: each state that differs from the one before it is a row,
+valid from the moment of the commit; several of one key lie a microsecond apart, in their order.
+
+=========== ====================================================== ===================================================
+deletes     merge                                                  history
+=========== ====================================================== ===================================================
+``soft``    ``_deleted`` and ``_deleted_at`` are set; a row that   the last state ends, and is marked so
+            comes again loses the mark
+``hard``    the row goes                                           every state of the row goes
+``ignore``  the row stays                                          the last state stays current
+=========== ====================================================== ===================================================
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shared.clients.lake_tables.arrow import as_nullable, conform
+from shared.clients.lake_tables.keys import Ids, KeyIndex, Mask, as_mask, assert_key, differing
+from shared.clients.lake_tables.log import DataFile
+from shared.clients.lake_tables.parts import LakePartsWriter
+from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
+from shared.clients.lake_tables.reading import LakeParquet
+from shared.clients.onelake.tree import LakeTree
+from shared.policy.sql.schema import DELETED, DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO
+from shared.ports.tables import OPERATION_COLUMN, ORDER_COLUMN, LakeColumn, PartFile, TableCommit
+
+MOMENT = "timestamp[us, UTC]"
+SOFT_DELETE = (LakeColumn(DELETED, "bool"), LakeColumn(DELETED_AT, MOMENT))
+HISTORY = (LakeColumn(VALID_FROM, MOMENT), LakeColumn(VALID_TO, MOMENT), LakeColumn(IS_CURRENT, "bool"))
+_OURS = (DELETED, DELETED_AT, VALID_FROM, VALID_TO, IS_CURRENT)
+_UTC = pa.timestamp("us", "UTC")
+# Copies that sorting and taking make of the changes in hand.
+_COPIES = 4
+_SAMPLE_ROWS = 50_000
+# What Spark cuts off a time's upper bound.
+_BOUND_SLACK_US = 1000
+
+
+def added_columns(commit: TableCommit) -> tuple[LakeColumn, ...]:
+    """Columns that the table has beside those of the commit."""
+    wanted = (HISTORY if commit.disposition == "history" else ()) + (SOFT_DELETE if commit.deletes == "soft" else ())
+    names = {column.name for column in commit.columns}
+    return tuple(column for column in wanted if column.name not in names)
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge has written, and what it did."""
+
+    parts: list[PartFile] = field(default_factory=list)
+    removed: list[DataFile] = field(default_factory=list)
+    kept: list[DataFile] = field(default_factory=list)
+    superseded: list[PartFile] = field(default_factory=list)
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+class Merge:
+    """One commit's changes into one version of a table.
+
+    Args:
+        tree: The table's folder.
+        schema: Of the table after the commit.
+        commit: With disposition merge or history.
+        memory_bytes: Of changes in memory at once, about.
+        moment: Of the commit.
+        writer: Makes a writer of files of the table.
+        rewrite_all: Every file is to be written anew, since a type becomes wider.
+    """
+
+    def __init__(
+        self,
+        tree: LakeTree,
+        schema: pa.Schema,
+        commit: TableCommit,
+        *,
+        memory_bytes: int,
+        moment: datetime,
+        writer: Callable[[], LakePartsWriter],
+        rewrite_all: bool,
+    ) -> None:
+        assert_key(schema, commit.key, commit.disposition)
+        self.tree = tree
+        self.schema = as_nullable(schema)
+        self.commit = commit
+        self.key = list(commit.key)
+        self.data = [name for name in schema.names if name not in _OURS]
+        self.moment_us = int(pa.scalar(moment, _UTC).cast(pa.int64()).as_py())
+        self.rewrite_all = rewrite_all
+        self._memory_bytes = max(1, memory_bytes // _COPIES)
+        self._writer = writer
+
+    async def run(self, files: Sequence[DataFile]) -> Merged:
+        """Write the files; on a failure none of them is left."""
+        done = Merged(kept=list(files))
+        try:
+            async for chunk in self._chunks():
+                await _Pass(self, chunk, done).run()
+        except BaseException:
+            for part in (*done.parts, *done.superseded):
+                await self.tree.delete(part.path, etag="")
+            raise
+        return done
+
+    def begin(self) -> LakePartsWriter:
+        return self._writer()
+
+    # -- the changes ---------------------------------------------------------------------------------------------
+
+    async def _chunks(self) -> AsyncIterator["Chunk"]:
+        held: list[pa.Table] = []
+        total_bytes = 0
+        sample: list[pa.Table] = []
+        async for table in self._changes():
+            total_bytes += table.nbytes
+            sample.append(_thin(table.select(self.key), _SAMPLE_ROWS // 50))
+            if total_bytes <= self._memory_bytes:
+                held.append(table)
+            else:
+                held = []
+        if total_bytes <= self._memory_bytes:
+            yield Chunk(await asyncio.to_thread(self._joined, held), None)
+            return
+        count = -(-total_bytes // self._memory_bytes)
+        column, bounds = _cuts(pa.concat_tables(sample), self.key, count)
+        for low, high in zip([None, *bounds], [*bounds, None], strict=True):
+            place = _Place(column, low, high)
+            held = [table.filter(place.mask(table)) async for table in self._changes()]
+            yield Chunk(await asyncio.to_thread(self._joined, held), place)
+
+    async def _changes(self) -> AsyncIterator[pa.Table]:
+        """The rows of the parts with all data columns, an operation and an order."""
+        wanted = pa.schema(
+            [self.schema.field(name) for name in self.data]
+            + [pa.field(OPERATION_COLUMN, pa.string()), pa.field(ORDER_COLUMN, pa.int64())]
+        )
+        arrived = 0
+        for part in self.commit.parts:
+            file = await LakeParquet.open(self.tree, part.path, part.size_bytes)
+            has_order = ORDER_COLUMN in file.schema.names
+            async for group in file.row_groups(wanted.names):
+                table = conform(group, wanted)
+                if not has_order:
+                    order = pa.array(np.arange(arrived, arrived + table.num_rows))
+                    table = table.set_column(table.num_columns - 1, wanted.field(ORDER_COLUMN), order)
+                arrived += table.num_rows
+                if self.commit.deletes == "ignore":
+                    table = table.filter(pc.fill_null(pc.not_equal(table[OPERATION_COLUMN], "delete"), True))
+                yield table
+
+    def _joined(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """In the order in which they happened."""
+        wanted = pa.schema(
+            [self.schema.field(name) for name in self.data]
+            + [pa.field(OPERATION_COLUMN, pa.string()), pa.field(ORDER_COLUMN, pa.int64())]
+        )
+        table = pa.concat_tables(tables) if tables else wanted.empty_table()
+        return table.take(pc.sort_indices(table, sort_keys=[(ORDER_COLUMN, "ascending")])).combine_chunks()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The rows whose ``column`` lies in [low, high); the first place has those without a value."""
+
+    column: str
+    low: Any
+    high: Any
+
+    def mask(self, table: pa.Table) -> pa.Array:
+        values = table.column(self.column)
+        mask = pc.is_valid(values)
+        if self.low is not None:
+            mask = pc.and_(mask, pc.fill_null(pc.greater_equal(values, self.low), False))
+        else:
+            mask = pc.or_(mask, pc.is_null(values))
+        if self.high is not None:
+            mask = pc.and_(mask, pc.fill_null(pc.less(values, self.high), self.low is None))
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Changes in their order, of all keys of one place or of all."""
+
+    rows: pa.Table
+    place: _Place | None
+
+
+class _Pass:
+    """Applies one chunk of changes to the files of the table as the chunks before it have left them."""
+
+    def __init__(self, merge: Merge, chunk: Chunk, done: Merged) -> None:
+        self._merge = merge
+        self._place = chunk.place
+        self._done = done
+        self._index = KeyIndex(chunk.rows, merge.key)
+        self._keys = chunk.rows.select(merge.key)
+        self._range = merge.commit.whole_key_range if merge.commit.deletes != "ignore" else None
+        of = _History if merge.commit.disposition == "history" else _Last
+        self._states: _States = of(merge, chunk.rows, self._index)
+        self._writer: LakePartsWriter | None = None
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        except BaseException:
+            if self._writer is not None:
+                await self._writer.abort()
+            raise
+
+    async def _run(self) -> None:
+        candidates = [one for one in self._done.kept if self._is_candidate(one)]
+        changing = {one.path for one in candidates if await self._look(one)}
+        await asyncio.to_thread(self._states.settle)
+        touched = [
+            one for one in candidates if one.path in changing or self._states.concerns(one.path) or self._is_old(one)
+        ]
+        for file in touched:
+            await self._rewrite(file)
+        await self._write(await asyncio.to_thread(self._states.new_rows))
+        self._done.inserted += self._states.inserted
+        self._done.updated += self._states.updated
+        self._done.deleted += self._states.deleted
+        written = await self._writer.close() if self._writer is not None else []
+        self._take(touched, written)
+
+    def _take(self, touched: Sequence[DataFile], written: Sequence[PartFile]) -> None:
+        done = self._done
+        own = {part.path: part for part in done.parts}
+        for file in touched:
+            done.kept.remove(file)
+            if file.path in own:
+                done.parts.remove(own[file.path])
+                done.superseded.append(own[file.path])
+            else:
+                done.removed.append(file)
+        done.parts += written
+        done.kept += [DataFile(part.path, part.rows, part.size_bytes, {}, {}, {}) for part in written]
+
+    # -- which files ---------------------------------------------------------------------------------------------
+
+    def _is_candidate(self, file: DataFile) -> bool:
+        return self._is_old(file) or self._may_hold(file.low, file.high, file.nulls)
+
+    def _is_old(self, file: DataFile) -> bool:
+        """Whether the file has to be written anew in any case."""
+        return self._merge.rewrite_all and file.path not in {part.path for part in self._done.parts}
+
+    def _may_hold(self, low: Any, high: Any, nulls: Any) -> bool:
+        """Whether rows with these bounds can be of the keys in hand, or of the range whose other rows are to go."""
+        if self._range is not None:
+            place = self._merge.schema.get_field_index(self._range.column)
+            name = self._range.column
+            if place < 0 or may_hold(
+                self._merge.schema.field(place), low.get(name), high.get(name), nulls.get(name), self._range
+            ):
+                return True
+        mask: Any = None
+        for name in self._merge.key:
+            type_ = self._merge.schema.field(name).type
+            if low.get(name) is None or high.get(name) is None:
+                continue
+            try:
+                first, last = pa.scalar(low[name], type_), pa.scalar(high[name], type_)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                continue
+            values = self._keys.column(name)
+            if pa.types.is_timestamp(type_):
+                values, first, last = values.cast(pa.int64()), first.cast(pa.int64()), last.cast(pa.int64())
+                last = pc.add(last, _BOUND_SLACK_US)
+            inside = pc.and_(pc.greater_equal(values, first), pc.less_equal(values, last))
+            inside = pc.fill_null(inside, nulls.get(name) != 0)
+            mask = inside if mask is None else pc.and_(mask, inside)
+        if mask is None:
+            return bool(self._keys.num_rows)
+        return bool(pc.any(mask).as_py())
+
+    def _may_hold_group(self, file: LakeParquet, number: int) -> bool:
+        group = file.metadata.row_group(number)
+        low, high, nulls = {}, {}, {}
+        wanted = {*self._merge.key, *([self._range.column] if self._range else [])}
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            found = chunk.statistics
+            if chunk.path_in_schema not in wanted or found is None or not found.has_min_max:
+                continue
+            if found.has_null_count:
+                nulls[chunk.path_in_schema] = found.null_count
+            low[chunk.path_in_schema], high[chunk.path_in_schema] = found.min, found.max
+        return self._may_hold(low, high, nulls)
+
+    # -- looking at rows -----------------------------------------------------------------------------------------
+
+    async def _look(self, file: DataFile) -> bool:
+        """Read the keys of a file; whether any of its rows changes, as far as that can be told yet."""
+        merge = self._merge
+        opened = await LakeParquet.open(merge.tree, file.path, file.size_bytes)
+        own = [name for name in _OURS if name in merge.schema.names]
+        names = list(dict.fromkeys([*merge.key, *own, *columns_for(self._range, merge.schema.names), *self._placed()]))
+        narrow = pa.schema([merge.schema.field(name) for name in names])
+        changes: bool = False
+        for number in range(opened.metadata.num_row_groups):
+            if not self._may_hold_group(opened, number):
+                continue
+            rows = conform(await opened.row_group(number, names), narrow)
+            ids, gone = await asyncio.to_thread(self._find, rows)
+            changes |= self._states.look(file.path, rows, ids, gone)
+            if (self._states.needs_all or not changes) and self._states.wants_values(rows, ids):
+                rows = conform(await opened.row_group(number), merge.schema)
+                changes = await asyncio.to_thread(self._states.look_at_values, rows, ids) or changes
+            if changes and not self._states.needs_all:
+                break
+        return changes
+
+    def _placed(self) -> list[str]:
+        return [self._place.column] if self._place is not None else []
+
+    def _find(self, rows: pa.Table) -> tuple[Ids, Mask]:
+        """Each row's key, and whether it is one that the source no longer has."""
+        ids = self._index.find(rows)
+        if self._range is None:
+            return ids, np.zeros(len(ids), np.bool_)
+        gone = as_mask(rows_within(rows, self._range)) & (ids < 0)
+        if self._place is not None:
+            gone &= as_mask(self._place.mask(rows))
+        return ids, gone
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def _rewrite(self, file: DataFile) -> None:
+        merge = self._merge
+        opened = await LakeParquet.open(merge.tree, file.path, file.size_bytes)
+        async for group in opened.row_groups():
+            await self._write(await asyncio.to_thread(self._rewritten, group))
+
+    def _rewritten(self, group: pa.Table) -> pa.Table:
+        rows = conform(group, self._merge.schema)
+        ids, gone = self._find(rows)
+        return self._states.apply(rows, ids, gone)
+
+    async def _write(self, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
+        if self._writer is None:
+            self._writer = self._merge.begin()
+        for batch in rows.to_batches():
+            await self._writer.write(batch)
+
+
+class _States:
+    """What becomes of rows. ``ids`` are keys by their numbers in the index; ``gone`` are rows that the source lost."""
+
+    needs_all = False
+    """Whether every row of a file has to be looked at, also once it is known that the file changes."""
+
+    def __init__(self, merge: Merge) -> None:
+        self.inserted = 0
+        self.updated = 0
+        self.deleted = 0
+        self._merge = merge
+        self._is_soft = merge.commit.deletes == "soft"
+
+    def look(self, path: str, rows: pa.Table, ids: Ids, gone: Mask) -> bool:
+        """Whether a row changes, told from its key and the columns that are ours."""
+        raise NotImplementedError
+
+    def wants_values(self, rows: pa.Table, ids: Ids) -> bool:
+        """Whether the other columns of these rows matter."""
+        raise NotImplementedError
+
+    def look_at_values(self, rows: pa.Table, ids: Ids) -> bool:
+        """Whether a row changes, told from all its columns."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """All files have been looked at."""
+
+    def concerns(self, path: str) -> bool:
+        """Once settled: whether a row of this file changes, where that could not be told before."""
+        del path
+        return False
+
+    def apply(self, rows: pa.Table, ids: Ids, gone: Mask) -> pa.Table:
+        """The rows of a file as they are written anew."""
+        raise NotImplementedError
+
+    def new_rows(self) -> pa.Table:
+        """Rows that no file had."""
+        raise NotImplementedError
+
+    def _marked(self, rows: pa.Table, lost: Mask, at: Any) -> pa.Table:
+        """Rows with the mark of a soft delete where they are lost."""
+        rows = _set(rows, DELETED, pc.if_else(pa.array(lost), True, _array(rows, DELETED)))
+        return _set(rows, DELETED_AT, pc.if_else(pa.array(lost), at, _array(rows, DELETED_AT)))
+
+    def _in_order(self, rows: pa.Table, *then: str) -> pa.Table:
+        keys = [(name, "ascending") for name in (*self._merge.key, *then)]
+        return rows.take(pc.sort_indices(rows, sort_keys=keys)) if rows.num_rows else rows
+
+
+class _Last(_States):
+    """``merge``: the last change of a key is its state."""
+
+    def __init__(self, merge: Merge, changes: pa.Table, index: KeyIndex) -> None:
+        super().__init__(merge)
+        last = np.zeros(index.count, np.int64)
+        last[index.ids] = np.arange(len(index.ids))
+        final = changes.take(pa.array(last))
+        # One more, that is found by the number -1.
+        self._is_delete = np.append(as_mask(pc.equal(final[OPERATION_COLUMN], "delete")), False)
+        self._seen = np.zeros(index.count + 1, np.bool_)
+        self._final = conform(final.select(merge.data), merge.schema)
+        if DELETED in merge.schema.names:
+            self._final = _set(self._final, DELETED, pa.array([False] * index.count, pa.bool_()))
+        self._compared = [*merge.data, *([DELETED] if DELETED in merge.schema.names else [])]
+        self._moment = pa.scalar(merge.moment_us, pa.int64()).cast(_UTC)
+
+    def look(self, path: str, rows: pa.Table, ids: Ids, gone: Mask) -> bool:
+        del path
+        self._seen[ids] = True
+        return bool(self._lost(rows, ids, gone).any())
+
+    def wants_values(self, rows: pa.Table, ids: Ids) -> bool:
+        del rows
+        return bool(self._upserts(ids).any())
+
+    def look_at_values(self, rows: pa.Table, ids: Ids) -> bool:
+        return bool(self._differing(rows, ids).any())
+
+    def apply(self, rows: pa.Table, ids: Ids, gone: Mask) -> pa.Table:
+        self._seen[ids] = True
+        lost = self._lost(rows, ids, gone)
+        differ = self._differing(rows, ids)
+        self.updated += int(differ.sum())
+        self.deleted += int(lost.sum())
+        if differ.any():
+            places = np.where(differ, ids + rows.num_rows, np.arange(rows.num_rows))
+            rows = pa.concat_tables([rows, self._final]).take(pa.array(places))
+        if not lost.any():
+            return rows
+        return self._marked(rows, lost, self._moment) if self._is_soft else rows.filter(pa.array(~lost))
+
+    def new_rows(self) -> pa.Table:
+        places = np.flatnonzero(~(self._seen | self._is_delete)[:-1])
+        self.inserted += len(places)
+        return self._in_order(self._final.take(pa.array(places)))
+
+    def _upserts(self, ids: Ids) -> Mask:
+        found: Mask = (ids >= 0) & ~self._is_delete[ids]
+        return found
+
+    def _lost(self, rows: pa.Table, ids: Ids, gone: Mask) -> Mask:
+        lost: Mask = gone | self._is_delete[ids]
+        if self._is_soft:
+            lost &= ~as_mask(rows[DELETED])
+        return lost
+
+    def _differing(self, rows: pa.Table, ids: Ids) -> Mask:
+        places = np.flatnonzero(self._upserts(ids))
+        found = np.zeros(len(ids), np.bool_)
+        if len(places):
+            ours, theirs = rows.take(pa.array(places)), self._final.take(pa.array(ids[places]))
+            if DELETED in rows.column_names:
+                ours = _set(ours, DELETED, pc.fill_null(_array(ours, DELETED), False))
+            found[places] = differing(ours, theirs, self._compared)
+        return found
+
+
+class _History(_States):
+    """``history``: each state is a row with the time of its validity.
+
+    A key's states in their order; one that is like the state before it is none, nor is the end of what has ended. What
+    is current in the lake is the state before the first.
+    """
+
+    needs_all = True
+    _OPEN = np.iinfo(np.int64).max
+
+    def __init__(self, merge: Merge, changes: pa.Table, index: KeyIndex) -> None:
+        super().__init__(merge)
+        order = np.argsort(index.ids, kind="stable")
+        self._rows = changes.take(pa.array(order))
+        self._ids = index.ids[order]
+        self._is_end = as_mask(pc.equal(self._rows[OPERATION_COLUMN], "delete"))
+        # All by the number of a key, and one more that is found by -1.
+        self._erased = np.zeros(index.count + 1, np.bool_)
+        if merge.commit.deletes == "hard":
+            self._erase(index.count)
+        self._first = np.full(index.count + 1, -1, np.int64)
+        firsts = np.flatnonzero(np.diff(self._ids, prepend=-1))
+        self._first[self._ids[firsts]] = firsts
+        self._has_current = np.zeros(index.count + 1, np.bool_)
+        self._current_from = np.full(index.count + 1, np.iinfo(np.int64).min, np.int64)
+        self._is_same = np.zeros(index.count + 1, np.bool_)
+        self._ends_at = np.full(index.count + 1, self._OPEN, np.int64)
+        self._ends_lost = np.zeros(index.count + 1, np.bool_)
+        self._keys_of: dict[str, list[Ids]] = {}
+        self._erased_in: set[str] = set()
+
+    def _erase(self, count: int) -> None:
+        """Of a key that was deleted, only what came after that is left."""
+        last_end = np.full(count, -1, np.int64)
+        ends = np.flatnonzero(self._is_end)
+        last_end[self._ids[ends]] = ends
+        self._erased[:-1] = last_end >= 0
+        after = np.flatnonzero(np.arange(len(self._ids)) > last_end[self._ids])
+        self._rows, self._ids = self._rows.take(pa.array(after)), self._ids[after]
+        self._is_end = self._is_end[after]
+
+    def look(self, path: str, rows: pa.Table, ids: Ids, gone: Mask) -> bool:
+        current = self._current(rows)
+        mine = current & (ids >= 0) & ~self._erased[ids]
+        found = ids[mine]
+        self._has_current[found] = True
+        np.maximum.at(self._current_from, found, _times(rows, VALID_FROM, np.iinfo(np.int64).min)[mine])
+        if len(found):
+            self._keys_of.setdefault(path, []).append(np.unique(found))
+        if self._erased[ids].any():
+            self._erased_in.add(path)
+        return bool((gone & current).any() if self._is_soft else gone.any())
+
+    def wants_values(self, rows: pa.Table, ids: Ids) -> bool:
+        return bool(self._comparable(rows, ids).any())
+
+    def look_at_values(self, rows: pa.Table, ids: Ids) -> bool:
+        places = np.flatnonzero(self._comparable(rows, ids))
+        ours, theirs = rows.take(pa.array(places)), self._rows.take(pa.array(self._first[ids[places]]))
+        same = ~differing(ours, theirs, self._merge.data)
+        self._is_same[ids[places][same]] = True
+        return False
+
+    def settle(self) -> None:
+        count = len(self._ids)
+        is_first = np.diff(self._ids, prepend=-1) != 0
+        like_before = np.zeros(count, np.bool_)
+        if count > 1:
+            unlike = differing(self._rows.slice(1), self._rows.slice(0, count - 1), self._merge.data)
+            both_rows = ~self._is_end[1:] & ~self._is_end[:-1]
+            like_before[1:] = (both_rows & ~unlike) | (self._is_end[1:] & self._is_end[:-1])
+        nothing_new = np.where(self._is_end, ~self._has_current[self._ids], self._is_same[self._ids])
+        kept = np.flatnonzero(~np.where(is_first, nothing_new, like_before))
+        self._rows, self._ids, self._is_end = self._rows.take(pa.array(kept)), self._ids[kept], self._is_end[kept]
+        count = len(kept)
+        is_first = np.diff(self._ids, prepend=-1) != 0
+        begins = np.maximum.accumulate(np.where(is_first, np.arange(count), 0)) if count else np.empty(0, np.int64)
+        base = np.maximum(self._merge.moment_us, self._current_from + 1)
+        self._at = base[self._ids] + np.arange(count) - begins
+        self._is_first = is_first
+        firsts = np.flatnonzero(is_first)
+        self._ends_at[self._ids[firsts]] = self._at[firsts]
+        self._ends_lost[self._ids[firsts]] = self._is_end[firsts]
+        self.deleted += int(self._is_end.sum())
+
+    def concerns(self, path: str) -> bool:
+        if path in self._erased_in:
+            return True
+        return any((self._ends_at[ids] != self._OPEN).any() for ids in self._keys_of.get(path, ()))
+
+    def apply(self, rows: pa.Table, ids: Ids, gone: Mask) -> pa.Table:
+        if not self._is_soft:
+            erased = gone | self._erased[ids]
+            self.deleted += int(erased.sum())
+            rows, ids, gone = rows.filter(pa.array(~erased)), ids[~erased], gone[~erased]
+        current = self._current(rows)
+        lost = gone & current
+        self.deleted += int(lost.sum())
+        since = _times(rows, VALID_FROM, np.iinfo(np.int64).min)
+        at = np.where(lost, np.maximum(self._merge.moment_us, since + 1), self._ends_at[ids])
+        ends = current & (lost | ((ids >= 0) & (at != self._OPEN)))
+        if not ends.any():
+            return rows
+        mask, when = pa.array(ends), pa.array(at).cast(_UTC)
+        rows = _set(rows, VALID_TO, pc.if_else(mask, when, _array(rows, VALID_TO)))
+        rows = _set(rows, IS_CURRENT, pc.if_else(mask, False, _array(rows, IS_CURRENT)))
+        if self._is_soft:
+            rows = self._marked(rows, ends & (lost | self._ends_lost[ids]), when)
+        return rows
+
+    def new_rows(self) -> pa.Table:
+        count = len(self._ids)
+        has_next = np.append(~self._is_first[1:], False) if count else np.empty(0, np.bool_)
+        following = np.append(self._at[1:], 0) if count else np.empty(0, np.int64)
+        ends_lost = has_next & (np.append(self._is_end[1:], False) if count else has_next)
+        states = np.flatnonzero(~self._is_end)
+        begins_key = self._is_first & ~self._has_current[self._ids]
+        after_end = ~self._is_first & np.append(False, self._is_end[:-1])[:count]
+        fresh = int((begins_key | after_end)[states].sum())
+        self.inserted += fresh
+        self.updated += len(states) - fresh
+        rows = conform(self._rows.take(pa.array(states)).select(self._merge.data), self._merge.schema)
+        rows = _set(rows, VALID_FROM, pa.array(self._at[states]).cast(_UTC))
+        until = pa.array(following[states], mask=~has_next[states]).cast(_UTC)
+        rows = _set(rows, VALID_TO, until)
+        rows = _set(rows, IS_CURRENT, pa.array(~has_next[states]))
+        if DELETED in rows.column_names:
+            lost = ends_lost[states]
+            rows = _set(rows, DELETED, pa.array(lost))
+            rows = _set(rows, DELETED_AT, pc.if_else(pa.array(lost), until, pa.scalar(None, _UTC)))
+        return self._in_order(rows, VALID_FROM)
+
+    def _current(self, rows: pa.Table) -> Mask:
+        # Rows from before the table kept a history are current.
+        return as_mask(pc.fill_null(_array(rows, IS_CURRENT), True))
+
+    def _comparable(self, rows: pa.Table, ids: Ids) -> Mask:
+        first = self._first[ids]
+        is_state = (first >= 0) & ~np.append(self._is_end, True)[first]
+        found: Mask = self._current(rows) & (ids >= 0) & ~self._erased[ids] & is_state
+        return found
+
+
+def _array(rows: pa.Table, name: str) -> pa.Array:
+    found = rows.column(name).combine_chunks()
+    return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
+
+
+def _set(rows: pa.Table, name: str, values: Any) -> pa.Table:
+    place = rows.schema.get_field_index(name)
+    return rows.set_column(place, rows.schema.field(place), values)
+
+
+def _times(rows: pa.Table, name: str, null: int) -> Ids:
+    values = pc.fill_null(_array(rows, name).cast(pa.int64()), null)
+    times: Ids = values.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return times
+
+
+def _thin(table: pa.Table, rows: int) -> pa.Table:
+    """Some rows, evenly taken."""
+    step = max(1, table.num_rows // max(1, rows))
+    return table.take(pa.array(np.arange(0, table.num_rows, step)))
+
+
+def _cuts(sample: pa.Table, key: Sequence[str], count: int) -> tuple[str, list[Any]]:
+    """The key's column with the most values, and where to cut it into so many ranges of about as many rows."""
+    column = max(key, key=lambda name: pc.count_distinct(sample.column(name)).as_py())
+    values = sample.column(column).drop_null()
+    ordered = values.take(pc.sort_indices(values))
+    places = [len(ordered) * number // count for number in range(1, count)]
+    bounds: list[Any] = []
+    for place in places if len(ordered) else []:
+        bound = ordered[place]
+        if not bounds or not bound.equals(bounds[-1]):
+            bounds.append(bound)
+    return column, bounds
