@@ -23,13 +23,16 @@ def _engine() -> Work:
     """Reads, encodes and uploads one table as one slice: no orchestration, no plan, no check of what was written."""
     import asyncio
 
-    # What an activity imports before its first row, as a warm host has.
-    from shared.clients.lake_tables import open_lake_table
+    # A warm host has imported all of it before its first row.
+    from shared.clients.lake_tables import open_lake_table, parquet
+    from shared.clients.sql import adbc, postgresql
     from shared.engine.sql.sessions import opened
     from shared.policy.sql.names import TableName
     from shared.ports.tables import PartOptions, Selection, TableCommit
     from shared.services import Services
     from shared.settings import read_settings
+
+    assert adbc and parquet and postgresql
 
     async def extract(plan: Plan) -> int:
         services = Services(read_settings())

@@ -34,7 +34,8 @@ def _dlt(backend: str) -> Work:
             "bench", pipelines_dir=os.path.join(plan["work"], "pipelines"), dataset_name="bench",  # noqa: PTH118
             destination=dlt.destinations.filesystem(bucket_url="file://" + plan["folder"]),
         )  # fmt: skip
-        table = sql_table(credentials=plan["url"], schema="public", table=plan["table"], **options)
+        url = plan["url"].replace("postgresql://", "postgresql+psycopg2://")
+        table = sql_table(credentials=url, schema="public", table=plan["table"], **options)
         pipeline.run(table, loader_file_format="parquet", write_disposition="replace").raise_on_failed_jobs()
 
     return work
