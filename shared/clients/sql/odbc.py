@@ -73,9 +73,13 @@ class OdbcDriver:
         opened = pyodbc.connect(
             self._connection.text, autocommit=True, timeout=self._login_timeout_s, attrs_before=attributes
         )
-        opened.timeout = self._statement_timeout_s
-        longest = _LONGEST_MSSQL if self._connection.dialect == "mssql" else UNBOUNDED_POSTGRESQL - 1
-        return OdbcConnection(opened, longest)
+        if self._connection.dialect == "mssql":
+            opened.timeout = self._statement_timeout_s
+            return OdbcConnection(opened, _LONGEST_MSSQL)
+        # Its driver knows timeouts of statements only as the server's own setting.
+        connection = OdbcConnection(opened, UNBOUNDED_POSTGRESQL - 1)
+        connection.execute(f"SET statement_timeout = {self._statement_timeout_s * 1000}")
+        return connection
 
     def classify(self, error: Exception, subject: str) -> MigrationError:
         classify = classify_mssql if self._connection.dialect == "mssql" else classify_postgresql_odbc
@@ -177,7 +181,7 @@ def long_rows(cursor: "pyodbc.Cursor", statement: Statement, batch_bytes: int) -
         if rows and (row is None or gathered >= batch_bytes):
             arrays = [_array(values, field) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
             rows, gathered = [], 0
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            yield pa.RecordBatch.from_arrays(arrays, schema.names)
         if row is None:
             return
 
@@ -191,6 +195,9 @@ def _array(values: Sequence[Any], field: "pa.Field") -> "pa.Array":
         made = pa.array(values, field.type)
     except UnicodeEncodeError:
         raise not_unicode(field.name) from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # Whoever makes the lake's types of it says what does not fit.
+        made = pa.array([None if value is None else str(value) for value in values], pa.string())
     if isinstance(made, pa.ChunkedArray):
         raise Unsupported(f"column {field.name} holds a value of over 2 GB, which Parquet readers do not take",
                           code="value_unfit", subject=field.name)  # fmt: skip

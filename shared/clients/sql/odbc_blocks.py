@@ -117,9 +117,10 @@ def layout(cursor: "pyodbc.Cursor", columns: Sequence[LakeColumn], *, longest: i
 
 def _described(cursor: "pyodbc.Cursor", number: int) -> tuple[int, int]:
     sql_type, digits, nullable = ctypes.c_short(), ctypes.c_short(), ctypes.c_short()
-    size = ctypes.c_size_t()
+    # Not every driver leaves the name away where nobody wants it.
+    name, length, size = ctypes.create_string_buffer(1026), ctypes.c_short(), ctypes.c_size_t()
     code = _api().describe(
-        cursor.hstmt, number, None, 0, None, ctypes.byref(sql_type), ctypes.byref(size), ctypes.byref(digits),
+        cursor.hstmt, number, name, 512, ctypes.byref(length), ctypes.byref(sql_type), ctypes.byref(size), ctypes.byref(digits),
         ctypes.byref(nullable),
     )  # fmt: skip
     _check(cursor, code)
@@ -140,7 +141,7 @@ class BlockReader:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         api, handle = _api(), self._cursor.hstmt
-        schema = pa.schema([(column.lake.name, arrow_type(column.lake.type)) for column in self._columns])
+        names = [column.lake.name for column in self._columns]
         self._set(_ATTR_ROW_ARRAY_SIZE, ctypes.c_void_p(self._rows), _IS_UINTEGER)
         self._set(_ATTR_ROWS_FETCHED, ctypes.cast(ctypes.byref(self._fetched), ctypes.c_void_p), _IS_POINTER)
         try:
@@ -162,7 +163,7 @@ class BlockReader:
                     _array(column, self._values[number], self._lengths[number], rows)
                     for number, column in enumerate(self._columns)
                 ]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                yield pa.RecordBatch.from_arrays(arrays, names)
         finally:
             # What the driver would write to, or pyodbc read from, must not outlive this.
             api.free(handle, _UNBIND)
@@ -207,7 +208,7 @@ def _array(column: BoundColumn, values: "np.ndarray[Any, Any]", lengths: "np.nda
                 f"the driver gives values of column {column.lake.name} that are longer than it said", code="value_cut",
                 subject=column.lake.name,
             )  # fmt: skip
-        return _sized(column, kind, values, np.where(missing, 0, lengths), missing)
+        return _sized(column, values, np.where(missing, 0, lengths), missing)
     if column.lake.type == "bool":
         return pa.array(values.astype(bool), pa.bool_(), mask=missing)
     if column.lake.type == "date32":
@@ -234,12 +235,11 @@ def _microseconds(values: "np.ndarray[Any, Any]", missing: "np.ndarray[Any, Any]
 
 def _sized(
     column: BoundColumn,
-    kind: pa.DataType,
     values: "np.ndarray[Any, Any]",
     lengths: "np.ndarray[Any, Any]",
     missing: "np.ndarray[Any, Any]",
 ) -> pa.Array:
-    """Text, binary, or digits, gathered from an array of fixed width; ``lengths`` in bytes."""
+    """Text, binary, or a decimal's digits, gathered from an array of fixed width; ``lengths`` in bytes."""
     units = lengths // 2 if column.c_type == _C_WCHAR else lengths
     widest = int(units.max(initial=0))
     used = np.arange(widest) < units[:, None]
@@ -253,8 +253,7 @@ def _sized(
     bits = pa.py_buffer(np.packbits(~missing, bitorder="little").tobytes())
     stored = pa.binary() if column.lake.type == "binary" else pa.string()
     made = pa.Array.from_buffers(stored, len(units), [bits, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])
-    # Digits become a number by Arrow's own hand; a text that is none is an error.
-    return made.cast(kind) if column.c_type == _C_CHAR else made
+    return made
 
 
 def _utf8(
