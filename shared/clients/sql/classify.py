@@ -92,8 +92,18 @@ def classify_mssql(error: BaseException, *, setting: str, subject: str = "") -> 
 
 def classify_postgresql_odbc(error: BaseException, *, setting: str, subject: str = "") -> MigrationError:
     """What an error of PostgreSQL's ODBC driver means; its states are the server's own."""
+    from shared.clients.sql.postgresql import classify_postgresql
+
     records = records_of(error)
-    return _by_state(records, _said(records), setting, subject or setting)
+    words = " ".join(record.text for record in records)
+    if _is_driver_missing(records):
+        return _by_state(records, _said(records), setting, subject or setting)
+    return classify_postgresql(records[0].state or None, words, setting=setting, subject=subject or setting)
+
+
+def _is_driver_missing(records: list[Record]) -> bool:
+    words = " ".join(record.text for record in records).lower()
+    return "can't open lib" in words or records[0].state in ("IM002", "IM003", "IM004", "IM005")
 
 
 def _by_number(
@@ -170,7 +180,7 @@ def _by_state(records: list[Record], said: str, setting: str, subject: str) -> M
             "TrustServerCertificate=yes would let anybody in between read along",
             code="certificate_not_trusted", subject=setting,
         )  # fmt: skip
-    if "can't open lib" in words or state in ("IM002", "IM003", "IM004", "IM005"):
+    if _is_driver_missing(records):
         return Configuration(
             f"the ODBC driver that the setting {setting} names cannot be loaded ({said}); install it with the "
             "libraries it needs (Kerberos, OpenSSL), or leave Driver to the app",

@@ -26,7 +26,7 @@ SQL_SCOPE = "https://database.windows.net/.default"
 
 _EXAMPLE = "mssql+pyodbc://user:password@server/database, or Driver={ODBC Driver 18 for SQL Server};Server=...;..."
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+_]*://")
-_PAIR = re.compile(r"\s*([^=;{}]*?)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*?)\s*(?:;|$)")
+_PAIR = re.compile(r"\s*([^=;{}]*?)\s*=\s*(\{(?:[^}]|\}\})*\}|(?!\{)[^;]*?)\s*(?:;|$)")
 _KEY_VAULT = re.compile(r"@Microsoft\.(KeyVault|AppConfiguration)\(", re.IGNORECASE)
 _MSSQL_URLS = ("mssql", "mssql+pyodbc", "mssql+aioodbc", "mssql+mssqlpython")
 _POSTGRESQL_URLS = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg")
@@ -381,8 +381,9 @@ def _complete_postgresql(
         pairs["pqopt"] = f"sslrootcert={tls['sslrootcert']}"
     # Rows are fetched as they are read, and sizes tell bounded columns from unbounded ones.
     for keyword, value in (
-        ("usedeclarefetch", "1"), ("fetch", "10000"), ("maxvarcharsize", str(UNBOUNDED_POSTGRESQL)),
-        ("textaslongvarchar", "1"), ("byteaaslongvarbinary", "1"), ("boolsaschar", "0"), ("unknownsizes", "2"),
+        ("usedeclarefetch", "1"), ("fetch", "10000"), ("protocol", "7.4-0"),
+        ("maxvarcharsize", str(UNBOUNDED_POSTGRESQL)), ("textaslongvarchar", "1"), ("byteaaslongvarbinary", "1"),
+        ("boolsaschar", "0"), ("unknownsizes", "2"),
     ):  # fmt: skip
         pairs.setdefault(keyword, value)
 
