@@ -40,6 +40,7 @@ class Exchanges:
         self._ca_bundle = ca_bundle
         self._trust: ssl.SSLContext | None = None
         self._kept: dict[str, deque[_Connection]] = {}
+        self._places: dict[str, tuple[str, str, str, int | None]] = {}
 
     def close(self) -> None:
         for kept in self._kept.values():
@@ -60,10 +61,14 @@ class Exchanges:
             aiohttp.ClientError, TimeoutError, OSError: no whole answer came; whether it took effect is unknown.
             ValueError: a line break in a header or the URL, which would be another request.
         """
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        target = f"{parts.path}?{parts.query}" if parts.query else parts.path or "/"
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(data)}"]
+        slash = url.find("/", url.find("://") + 3)
+        origin, target = (url[:slash], url[slash:]) if slash > 0 else (url, "/")
+        place = self._places.get(origin)
+        if place is None:
+            parts = urlsplit(origin)
+            place = self._places[origin] = (parts.scheme, parts.netloc, parts.hostname or "", parts.port)
+        scheme, netloc, host, port = place
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {netloc}", f"Content-Length: {len(data)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         head = "\r\n".join(lines)
         if head.count("\r") != len(lines) - 1 or head.count("\n") != len(lines) - 1:
@@ -72,7 +77,7 @@ class Exchanges:
         kept = self._kept.get(origin)
         if kept is None:
             kept = self._kept[origin] = deque()
-        connection = _usable(kept) or await self._open(parts.scheme, parts.hostname or "", parts.port)
+        connection = _usable(kept) or await self._open(scheme, host, port)
         answer = await connection.exchange(sent, data, is_head=method == "HEAD")
         if connection.is_open:
             connection.idle_since_s = time.monotonic()
@@ -125,7 +130,7 @@ class _Connection(asyncio.Protocol):
         self._headers: list[tuple[str, str]] = []
         self._body: list[bytes] = []
         self._received = 0
-        self._ends_with_connection = False
+        self._is_complete_head = False
         self._silence: asyncio.TimerHandle | None = None
         self._moved_s = 0.0
         self._unsent = 0
@@ -199,7 +204,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
-        if exc is None and self._ends_with_connection:
+        if exc is None and self._is_complete_head and not self._announces_an_end():
             # The old way to say where a body ends, which proxies use for pages of their own.
             self._answered()
         self._fail(exc or aiohttp.ServerDisconnectedError())
@@ -224,7 +229,7 @@ class _Connection(asyncio.Protocol):
             # A second answer behind the first.
             self.abort()
         self._headers, self._body, self._received = [], [], 0
-        self._ends_with_connection = False
+        self._is_complete_head = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._received += len(name) + len(value)
@@ -239,8 +244,10 @@ class _Connection(asyncio.Protocol):
             self._answered()
             self._parser = httptools.HttpResponseParser(self)
             return
-        names = {name.lower() for name, _ in self._headers}
-        self._ends_with_connection = not names & {"content-length", "transfer-encoding"}
+        self._is_complete_head = True
+
+    def _announces_an_end(self) -> bool:
+        return any(name.lower() in ("content-length", "transfer-encoding") for name, _ in self._headers)
 
     def on_body(self, body: bytes) -> None:
         self._received += len(body)

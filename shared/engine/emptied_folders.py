@@ -30,6 +30,9 @@ async def remove_emptied_folders(run: FilesRun) -> int:
 
     Idempotent, and no part of the run's outcome: where the service does not answer, the folders stay.
     """
+    if run.job.deleted != "mirror" and all(source.type == "folder" for source, _ in run.job.places()):
+        # Nothing is deleted, and a folder does not tell what was renamed.
+        return 0
     left = [
         record.get("renamed_from") or record["path"]
         async for record in run.records.records()

@@ -64,8 +64,12 @@ async def commit_ledger(records: RunRecords, job: str) -> int:
 
 async def _changes(records: RunRecords) -> AsyncIterator[Change]:
     """What the records say, with the paths that renamed files have left, in path order."""
+    # Only what knows its items by their ids follows renames; for the others this would be one reading more.
+    prepared = await records.load("prepared.json") or {}
+    follows = any(not source.get("real_path") for source in prepared.get("sources", [{}]))
     left = sorted(
-        [record["renamed_from"] async for record in records.records() if record.get("renamed_from")], key=sort_key
+        [record["renamed_from"] async for record in records.records() if record.get("renamed_from")] if follows else [],
+        key=sort_key,
     )
     waiting = 0
     async for change in _recorded(records):

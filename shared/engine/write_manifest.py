@@ -18,6 +18,7 @@ from shared.policy.quantities import show_bytes
 # The pages for people name so many failures; JSON and CSV name all.
 _SHOWN_FAILURES = 1000
 _FLUSH_BYTES = 1024 * 1024
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 async def write_manifest(records: RunRecords, header: dict[str, Any], dry_run: DryRun | None = None) -> dict[str, int]:
@@ -75,7 +76,7 @@ async def _write_full(records: RunRecords, head: dict[str, Any]) -> None:
         held = 0
         async for found in records.records():
             record = shown(found)
-            line = json.dumps({field: record.get(field) for field in MANIFEST_FIELDS}, separators=(",", ":"))
+            line = _ENCODE({field: record.get(field) for field in MANIFEST_FIELDS})
             lines.append(("\n" if first else ",\n") + line)
             first = False
             held += len(line)
@@ -88,6 +89,9 @@ async def _write_full(records: RunRecords, head: dict[str, Any]) -> None:
         await as_csv.write(_utf8(buffer))
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def _utf8(buffer: io.StringIO) -> bytes:
     data = buffer.getvalue().encode("utf-8", "backslashreplace")
     buffer.seek(0)
@@ -97,11 +101,9 @@ def _utf8(buffer: io.StringIO) -> bytes:
 
 def _cell(value: Any) -> Any:
     # A spreadsheet runs a cell that begins like a formula, and names of files come from outside.
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
 def _facts(head: dict[str, Any]) -> Iterator[tuple[str, str]]:

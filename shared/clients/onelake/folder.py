@@ -1,11 +1,12 @@
 """A folder of a lakehouse: upload, replace, list, read, delete.
 
 The upload is OneLake's create -> append -> flush, on the bare protocol, because three calls of 0.2 ms CPU beat the
-SDK's three of 1 ms. Listing, properties, directories and deletes are Microsoft's SDK.
+SDK's three of 1 ms. So is what is asked about every file, its listing and properties; deletes are Microsoft's SDK.
 """
 
 import asyncio
 import hashlib
+import json
 import secrets
 import time
 from base64 import b64decode, b64encode
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+from urllib.parse import quote
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
@@ -31,6 +33,7 @@ from shared.errors import (
     ItemError,
     MigrationError,
     NotFound,
+    ServiceUnavailable,
     SourceChanged,
     TargetConflict,
     TransientError,
@@ -560,24 +563,30 @@ class LakeFolder:
     # -- the rest ------------------------------------------------------------------------------------------------
 
     async def list_page(self, continuation: str | None) -> LakePage:
-        """Up to 5,000 paths below the folder, recursively. A missing folder is an empty one."""
+        """Up to 5,000 paths below the folder, recursively. A missing folder is an empty one.
 
-        async def once(_: int) -> LakePage:
-            files: list[LakeFile] = []
-            pages = self._files().get_paths(path=f"{self._item}/{self._root}", recursive=True, max_results=_LIST_PAGE)
-            pages = pages.by_page(continuation)
-            with _sdk_errors(self._root):
-                async for page in pages:
-                    async for one in page:
-                        if not one.is_directory:
-                            files.append(LakeFile(self._relative(one.name), one.content_length or 0, _etag(one.etag)))
-                    break
-            return LakePage(files, pages.continuation_token or None)
-
+        On the bare protocol as well: the SDK spends 40 microseconds on each path, most of them on dates and owners.
+        """
+        directory = encode_path(f"{self._item}/{self._root}").replace("/", "%2F")
+        url = (
+            f"{self._lake.dfs_url}/{self._workspace}?resource=filesystem&recursive=true&maxResults={_LIST_PAGE}"
+            f"&directory={directory}"
+        )
+        if continuation:
+            url += f"&continuation={quote(continuation, safe='')}"
         try:
-            return await self._lake.transport.attempts(once, self._root)
+            answer = await self._lake.transport.send("GET", url, headers=_VERSION, subject=self._root)
         except NotFound:
             return LakePage((), None)
+        try:
+            files = [
+                LakeFile(self._relative(one["name"]), int(one.get("contentLength") or 0), _etag(one.get("etag")))
+                for one in json.loads(answer.body)["paths"]
+                if str(one.get("isDirectory", "")).lower() != "true"
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ServiceUnavailable("the service answers a listing that cannot be read", subject=self._root) from None
+        return LakePage(files, answer.headers.get("x-ms-continuation") or None)
 
     async def properties(self, path: str) -> LakeProperties | None:
         """Size, ETag and stored MD5 of a path, or None where there is none."""
