@@ -13,7 +13,9 @@ _log = logging.getLogger("migration.concurrency")
 START = 64
 FLOOR = 8
 _WINDOW_SAMPLES = 24
-_WINDOW_S = 0.1
+# At least so long, and at least as long as an answer takes: what is judged was sent under the present level.
+_WINDOW_S = 0.05
+_LONGEST_WINDOW_S = 1.0
 # Latency that a busy worker adds by itself, and that says nothing about the service.
 _SLACK_S = 0.004
 _STEADY = 1.25
@@ -35,9 +37,9 @@ class AdaptiveLimit:
     """A semaphore whose size follows the service: shared by all activities of one worker.
 
     While calls answer as fast as they do on an idle connection, more of them at once cost nothing, so the level rises:
-    by half until it has once met a limit, then in small steps. When answers take more than twice as long, they are
-    waiting in a queue somewhere, and the level falls a little. When the service says that it is too much (429, 503) it
-    falls by half, once a second at the most, since everything in flight is told at the same time.
+    it doubles until it has once met a limit, then goes in small steps. When answers take more than twice as long, they
+    are waiting in a queue somewhere, and the level falls a little. When the service says that it is too much (429, 503)
+    it falls by half, once a second at the most, since everything in flight is told at the same time.
 
     The idea is that of TCP Vegas: a rising delay is the sign of a queue before anything is refused.
 
@@ -110,7 +112,8 @@ class AdaptiveLimit:
             return
         self._samples.append(latency_s)
         now_s = self._now_s()
-        if len(self._samples) < _WINDOW_SAMPLES or now_s - self._window_began_s < _WINDOW_S:
+        window_s = max(_WINDOW_S, min(self._idle_latency_s or 0.0, _LONGEST_WINDOW_S))
+        if len(self._samples) < _WINDOW_SAMPLES or now_s - self._window_began_s < window_s:
             return
         samples, was_full, passed_s = sorted(self._samples), self._was_full, now_s - self._window_began_s
         self._samples, self._window_began_s, self._was_full = [], now_s, False
@@ -125,7 +128,7 @@ class AdaptiveLimit:
             self._met_a_limit = True
             self._set(max(FLOOR, int(self._level * 0.85)), f"answers queue: {shown}")
         elif typical_s <= idle_s * _STEADY + _SLACK_S and was_full and now_s >= self._cool_until_s:
-            step = max(2, self._level // 10) if self._met_a_limit else max(2, self._level // 2)
+            step = max(2, self._level // 10) if self._met_a_limit else self._level
             self._set(self._level + step, f"answers are steady: {shown}")
 
     def refused(self, reason: str) -> None:
