@@ -16,7 +16,7 @@ RECORD_FIELDS = (
     "quality", "status",
     "path", "wish", "load", "reload_reason", "disposition", "deletes", "change", "source_rows", "inserted", "updated",
     "deleted", "quarantined", "repeated", "table_version", "passes", "plan", "schema_changes", "warnings", "reason",
-    "step", "error_code", "error_detail", "started_at", "finished_at",
+    "reconcile", "step", "error_code", "error_detail", "started_at", "finished_at",
 )  # fmt: skip
 
 
@@ -58,6 +58,8 @@ class TableRecord(TypedDict, total=False):
     schema_changes: list[dict[str, Any]]
     warnings: list[str]
     reason: str | None
+    reconcile: dict[str, Any] | None
+    """What a comparison of source and lake found and mended; None where none was asked for."""
     step: str | None
     error_code: str | None
     error_detail: str | None

@@ -207,7 +207,8 @@ class _Planned:
         return applies(text, self.run, self.entry)
 
     def _is_reset(self) -> bool:
-        return any(self._applies(text) for text in self.run.job.reset)
+        # A repair comes here only where a table has to be read anew.
+        return self.run.job.reconcile == "repair" or any(self._applies(text) for text in self.run.job.reset)
 
     def _is_ours(self) -> bool:
         return self.state.applied >= 0

@@ -11,6 +11,7 @@
     runs/<run>/seen/<page>-t0/s00000.bin         digests of its rows at the watermark's boundary
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
     runs/<run>/done/<page>-t0.json               what the commit did
+    runs/<run>/reconciled/<page>.json            what a comparison of source and lake found, and mended
     runs/<run>/records/<page>.json               what became of the table
     jobs/<job>/sql/<table>.json                  how far a table has been read: the cursor, over all runs
     jobs/<job>/sql/<table>-<token>.seen          digests of rows at its boundary; a cursor says which
@@ -106,6 +107,12 @@ class SqlRecords(RunRecords):
     async def put_quality(self, table: int, turn: int, document: dict[str, Any]) -> None:
         await self.save(_turn("quality", table, turn), document)
 
+    async def reconciled(self, table: int) -> dict[str, Any] | None:
+        return await self.load(f"reconciled/{table_page(table)}.json")
+
+    async def put_reconciled(self, table: int, document: dict[str, Any]) -> None:
+        await self.save(f"reconciled/{table_page(table)}.json", document)
+
     async def record(self, table: int) -> TableRecord | None:
         found: Any = await self.load(f"records/{table_page(table)}.json")
         return found  # type: ignore[no-any-return]
@@ -116,7 +123,7 @@ class SqlRecords(RunRecords):
     async def forget_table(self, table: int) -> None:
         """Everything but what was asked: the table is to be migrated once more."""
         page = table_page(table)
-        keys = [self.key(f"records/{page}.json")]
+        keys = [self.key(f"records/{page}.json"), self.key(f"reconciled/{page}.json")]
         for turn in (0, 1):
             keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "quality", "done")]
             for folder in ("slices", "seen"):
@@ -177,7 +184,8 @@ def empty_record(entry: Mapping[str, Any], status: str) -> TableRecord:
         "status": status, "path": entry["path"], "wish": entry["shown_wish"], "load": None, "reload_reason": None,
         "disposition": None, "deletes": None, "change": entry["change"], "source_rows": 0, "inserted": 0, "updated": 0,
         "deleted": 0, "quarantined": 0, "repeated": 0, "table_version": None, "passes": [], "plan": {},
-        "schema_changes": [], "warnings": [], "reason": None, "step": None, "error_code": None, "error_detail": None,
+        "schema_changes": [], "warnings": [], "reason": None, "reconcile": None,
+        "step": None, "error_code": None, "error_detail": None,
         "started_at": None, "finished_at": None,
     }  # fmt: skip
 

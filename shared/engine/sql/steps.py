@@ -11,6 +11,7 @@ from typing import Any
 from shared.engine.sql.commit import commit_table
 from shared.engine.sql.extract import Cancelled, extract_slice, extract_table
 from shared.engine.sql.plan_table import plan_table
+from shared.engine.sql.reconcile import reconcile_table, summary_of
 from shared.engine.sql.run import SqlRun, empty_record, error_fields, settled_counts
 from shared.errors import ItemError, MigrationError, RunError
 from shared.model.sql_steps import TableOutcome, TableRecord, no_sql_counts, outcome
@@ -21,9 +22,15 @@ Body = Callable[[], Awaitable[TableOutcome]]
 
 async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
     async def body() -> TableOutcome:
-        if turn == 0:
-            await _clear(run, table)
         known = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
+        if run.job.reconcile and known is None and turn == 0:
+            reconciled = await reconcile_table(run, target, table)
+            await run.records.put_reconciled(table, reconciled.document)
+            if not reconciled.reload:
+                return await _settle_reconciled(run, table, reconciled.document)
+        if known is None and turn == 0:
+            # What runs before this one left behind; once there is a plan, files may belong to it.
+            await _clear(run, table)
         decided = known or await plan_table(run, target, table, turn)
         if run.job.dry_run:
             return await _settle(run, table, await _record(run, table, "planned"))
@@ -112,6 +119,13 @@ async def _settle(run: SqlRun, table: int, record: TableRecord) -> TableOutcome:
     return outcome("settled", settled_counts(record))
 
 
+async def _settle_reconciled(run: SqlRun, table: int, document: dict[str, Any]) -> TableOutcome:
+    if document["verdict"] == "differs":
+        detail = f"the lake is not what the source is: {summary_of(document)}; reconcile: repair mends it"
+        return await _failed(run, table, {"step": "compare", "error_code": "lake_differs", "error_detail": detail})
+    return await _settle(run, table, await _record(run, table, "success"))
+
+
 async def _failed(run: SqlRun, table: int, fields: dict[str, Any]) -> TableOutcome:
     # Of slices that fail side by side the first has told why.
     settled = await _already(run, table)
@@ -141,6 +155,10 @@ async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
     records, entry = run.records, await run.records.entry(table)
     record = empty_record(entry, status)
     record["finished_at"] = run.now()
+    reconciled = record["reconcile"] = await records.reconciled(table)
+    if reconciled and status == "success" and reconciled["verdict"] == "differs":
+        # By reading it anew; otherwise it would not be here.
+        reconciled["verdict"] = "repaired"
     turns = [await records.load(f"tables/p{table:05d}-t{turn}.json") for turn in (0, 1)]
     first = turns[0]
     if first is None:
