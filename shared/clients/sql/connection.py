@@ -236,7 +236,7 @@ def _pairs(setting: str, text: str) -> dict[str, str]:
             raise _wrong(
                 setting,
                 f"is neither a URL nor an ODBC connection string (keyword=value;...); write {_EXAMPLE}. A value that "
-                "holds ; or starts with { goes into braces: PWD={...}",
+                "holds ; or starts with { goes into braces, with } doubled: PWD={...}",
             )
         keyword, value = match[1].lower(), match[2]
         if value.startswith("{") and value.endswith("}"):

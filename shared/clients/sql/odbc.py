@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared.clients.sql.classify import DriverError, classify_mssql, classify_postgresql_odbc
+from shared.clients.sql.classify import DriverError, Record, classify_mssql, classify_postgresql_odbc
 from shared.clients.sql.connection import UNBOUNDED_POSTGRESQL, Connection
 from shared.clients.sql.dialect import DriverConnection, Statement
 from shared.errors import Configuration, MigrationError, Unsupported
@@ -141,6 +141,8 @@ class OdbcConnection:
         self._connection.close()
 
     def _begin(self, sql: str, parameters: Sequence[Any]) -> "pyodbc.Cursor":
+        if self._connection.closed:
+            raise DriverError([Record("08003", 0, "the connection is closed")])
         cursor = self._connection.cursor()
         self._running = cursor
         try:

@@ -13,7 +13,7 @@ _TOKEN = re.compile(
   | `(?:[^`])*`
   | --[^\n]*
   | /\*.*?\*/
-  | (?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag)     # PostgreSQL
+  | (?<![\w$@\#])(?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?P=tag)     # PostgreSQL; within a name, T-SQL's too, it is none
   | (?P<sign>[();'"`]|/\*)
     """,
     re.VERBOSE | re.DOTALL,

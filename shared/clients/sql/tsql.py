@@ -303,6 +303,12 @@ class TSqlDialect(Dialect):
             # The moment is that of the first row that is read, not that of BEGIN.
             connection.rows(f"SELECT TOP (1) 1 FROM {self.source(Selection(shape))}")
 
+    def recover(self, connection: DriverConnection) -> None:
+        """An error may have ended the transaction, a deadlock does; what came after would be of another moment."""
+        ((lost,),) = connection.rows(changes.IS_LOST)
+        if lost:
+            connection.close()
+
     # -- names and values --------------------------------------------------------------------------------------------
 
     def text(self, value: str) -> str:
@@ -322,15 +328,13 @@ class TSqlDialect(Dialect):
     def source(self, selection: Selection) -> str:
         shape, window = selection.shape, selection.window
         if window is not None and window.change == "tracking":
-            return changes.tracked_rows(self.table(shape.table), shape, window)
+            types = shape.facts.get(COLUMN_TYPES)
+            assert isinstance(types, dict)
+            return changes.tracked_rows(self.table(shape.table), shape, window, types)
         if window is not None and window.change == "cdc":
             return changes.captured_rows(shape, window)
         plain = super().source(selection)
         return f"{plain} WITH (SNAPSHOT)" if shape.facts.get(MEMORY_OPTIMIZED) else plain
-
-    def reference(self, selection: Selection, column: SourceColumn) -> str:
-        plain = super().reference(selection, column)
-        return changes.reference(selection, column.name, plain)
 
     def projection(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:
         projected = tsql_types.projected(column.type, value, self.types)

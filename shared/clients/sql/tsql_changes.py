@@ -8,6 +8,7 @@ Tracking", "CHANGETABLE", "cdc.fn_cdc_get_all_changes_<capture_instance>", "cdc.
 # ruff: noqa: S608
 
 import re
+from collections.abc import Collection
 
 from shared.errors import AccessDenied, Unsupported
 from shared.policy.sql.names import quote
@@ -38,6 +39,7 @@ REMEMBER = (
     f"EXEC sys.sp_set_session_context {_VERSION_KEY}, @version; "
     f"EXEC sys.sp_set_session_context {_ROWVERSION_KEY}, @rowversion"
 )
+IS_LOST = f"SELECT CASE WHEN SESSION_CONTEXT({_ROWVERSION_KEY}) IS NOT NULL AND @@TRANCOUNT = 0 THEN 1 ELSE 0 END"
 ROWVERSION_POSITION = (
     f"SELECT CONVERT(varchar(18), COALESCE(CAST(SESSION_CONTEXT({_ROWVERSION_KEY}) AS binary(8)), "
     "CAST(MIN_ACTIVE_ROWVERSION() AS binary(8))), 1)"
@@ -67,8 +69,8 @@ def tracked_oldest(table_text: str, shape: TableShape) -> str:
     )
 
 
-def tracked_rows(table: str, shape: TableShape, window: Window) -> str:
-    """Changes and, of rows that are still there, the rows. ``c`` are the changes, ``t`` the rows."""
+def tracked_rows(table: str, shape: TableShape, window: Window, columns: Collection[str]) -> str:
+    """Changes with, of rows that are still there, all their ``columns``; as one table, so that names stay plain."""
     _check_tracked(shape)
     key = _primary_key(shape)
     if {name.casefold() for name in shape.key} - {name.casefold() for name in key}:
@@ -77,20 +79,20 @@ def tracked_rows(table: str, shape: TableShape, window: Window) -> str:
             f"job's key is another ({', '.join(shape.key)}); leave key away",
             code="key_not_primary", subject=str(shape.table),
         )  # fmt: skip
-    pairs = " AND ".join(f"t.{_q(name)} = c.{_q(name)}" for name in key)
+    # Of a deleted row nothing is left but the key, and that is the change's own.
+    values = ", ".join(f"{'c' if name in key else 'r'}.{_q(name)}" for name in columns)
+    pairs = " AND ".join(f"r.{_q(name)} = c.{_q(name)}" for name in key)
     return (
-        f"CHANGETABLE(CHANGES {table}, {_version(window.after, shape)}) AS c LEFT JOIN {table} AS t "
-        f"ON {pairs} AND c.[SYS_CHANGE_OPERATION] <> N'D'"
+        f"(SELECT {values}, c.[SYS_CHANGE_VERSION], c.[SYS_CHANGE_OPERATION] "
+        f"FROM CHANGETABLE(CHANGES {table}, {_version(window.after, shape)}) AS c LEFT JOIN {table} AS r "
+        f"ON {pairs} AND c.[SYS_CHANGE_OPERATION] <> N'D' "
+        # A row that went away since is told as deleted by the next window.
+        f"WHERE c.[SYS_CHANGE_OPERATION] = N'D' OR r.{_q(key[0])} IS NOT NULL) AS t"
     )
 
 
 def tracked_conditions(shape: TableShape, window: Window) -> list[str]:
-    first = _primary_key(shape)[0]
-    return [
-        f"c.[SYS_CHANGE_VERSION] <= {_version(window.upto, shape)}",
-        # A row that went away since is told as deleted by the next window.
-        f"(c.[SYS_CHANGE_OPERATION] = N'D' OR t.{_q(first)} IS NOT NULL)",
-    ]
+    return [f"t.[SYS_CHANGE_VERSION] <= {_version(window.upto, shape)}"]
 
 
 def _check_tracked(shape: TableShape) -> None:
@@ -239,9 +241,9 @@ def change_columns(selection: Selection) -> list[tuple[LakeColumn, str]]:
     if window is None or window.change not in ("tracking", "cdc"):
         return []
     if window.change == "tracking":
-        operation = "CASE c.[SYS_CHANGE_OPERATION] WHEN N'I' THEN N'insert' WHEN N'D' THEN N'delete' ELSE N'update' END"
-        position = "CONVERT(nvarchar(20), c.[SYS_CHANGE_VERSION])"
-        order = "c.[SYS_CHANGE_VERSION]"
+        operation = "CASE t.[SYS_CHANGE_OPERATION] WHEN N'I' THEN N'insert' WHEN N'D' THEN N'delete' ELSE N'update' END"
+        position = "CONVERT(nvarchar(20), t.[SYS_CHANGE_VERSION])"
+        order = "t.[SYS_CHANGE_VERSION]"
     else:
         words = " ".join(f"WHEN {number} THEN N'{word}'" for number, word in _OPERATIONS.items())
         operation = f"CASE t.[__$operation] {words} END"
@@ -259,14 +261,6 @@ def change_columns(selection: Selection) -> list[tuple[LakeColumn, str]]:
     ]
 
 
-def reference(selection: Selection, name: str, plain: str) -> str:
-    """Of tracked changes, the key is the change's own: a deleted row has no other."""
-    window = selection.window
-    if window is not None and window.change == "tracking" and name in _primary_key(selection.shape):
-        return f"c.{_q(name)}"
-    return plain
-
-
 def unless_deleted(selection: Selection, name: str, expression: str) -> str:
     """CDC tells a deleted row with all its values; where there is a key, that is all that is kept."""
     window, key = selection.window, selection.shape.key
@@ -280,7 +274,7 @@ def is_kept(selection: Selection) -> str:
     window = selection.window
     if window is None or window.change not in ("tracking", "cdc"):
         return ""
-    return "t.[__$operation] <> 1" if window.change == "cdc" else "c.[SYS_CHANGE_OPERATION] <> N'D'"
+    return "t.[__$operation] <> 1" if window.change == "cdc" else "t.[SYS_CHANGE_OPERATION] <> N'D'"
 
 
 def _q(name: str) -> str:
