@@ -28,6 +28,7 @@ _LONGEST_HEAD_BYTES = 256 * 1024
 _LONGEST_BODY_BYTES = 256 * 1024 * 1024
 # What is handed to the transport at once: handed over whole, a block would be copied, and once more encrypted.
 _SLICE_BYTES = 256 * 1024
+_BUFFER_BYTES = 256 * 1024
 
 Exchanged = tuple[int, Mapping[str, str], bytes]
 """Status, headers and the whole body of an answer."""
@@ -40,6 +41,7 @@ class Exchanges:
         self._ca_bundle = ca_bundle
         self._trust: ssl.SSLContext | None = None
         self._kept: dict[str, deque[_Connection]] = {}
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._places: dict[str, tuple[str, str, str, int | None]] = {}
 
     def close(self) -> None:
@@ -92,7 +94,7 @@ class Exchanges:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop),
+                    lambda: _Connection(loop, self._buffer),
                     host,
                     port or (443 if trust else 80),
                     ssl=trust,
@@ -118,11 +120,16 @@ def _usable(kept: "deque[_Connection]") -> "_Connection | None":
     return None
 
 
-class _Connection(asyncio.Protocol):
-    """One connection, one exchange at a time."""
+class _Connection(asyncio.BufferedProtocol):
+    """One connection, one exchange at a time.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    What arrives is parsed at once, so all connections of a loop read into the same buffer; the other kind of protocol
+    is given a new one of 256 KiB for each answer.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
         self._loop = loop
+        self._buffer = buffer
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[Exchanged] | None = None
         self._is_head = False
@@ -180,20 +187,23 @@ class _Connection(asyncio.Protocol):
             return
         self._silence = self._loop.call_later(SILENCE_S / _LOOKS, self._listen)
 
-    # -- asyncio.Protocol ------------------------------------------------------------------------------------------
+    # -- asyncio.BufferedProtocol --------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: Block) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._waiter is None or self._waiter.done():
             # Nobody asked: it would be taken for the answer to the next request.
             self.abort()
             return
         self._moved_s = self._loop.time()
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._buffer[:nbytes])
         except httptools.HttpParserError:
             # Also raised for what follows the head of an answer to HEAD, which has been taken by then.
             self._fail(aiohttp.ClientPayloadError("the answer is not HTTP"))
