@@ -81,6 +81,14 @@ def _start(api: Api, arguments: argparse.Namespace) -> int:
     return _started(api, arguments, api.call("POST", "/migrations", body=read_spec(arguments.spec), holds=("id",)))
 
 
+def _reconcile(api: Api, arguments: argparse.Namespace) -> int:
+    spec = read_spec(arguments.spec)
+    if spec.get("kind") != "sql":
+        raise BadSpecFile(f"{arguments.spec}: only jobs of kind: sql can be reconciled")
+    spec["reconcile"] = "repair" if arguments.repair else "compare"
+    return _started(api, arguments, api.call("POST", "/migrations", body=spec, holds=("id",)))
+
+
 def _started(api: Api, arguments: argparse.Namespace, answer: dict[str, Any]) -> int:
     run = answer["id"]
     print(run, flush=True)
@@ -326,6 +334,10 @@ def _parser() -> argparse.ArgumentParser:
     start = command("start", _start, "start a run of a job spec; prints its id")
     start.add_argument("spec", metavar="SPEC.yaml", help="YAML or JSON; - reads standard input")
     start.add_argument("--watch", action="store_true", help="follow it to its end")
+    reconcile = command("reconcile", _reconcile, "compare a SQL job's tables with the lake; prints the run's id")
+    reconcile.add_argument("spec", metavar="SPEC.yaml", help="the job's; - reads standard input")
+    reconcile.add_argument("--repair", action="store_true", help="mend what differs")
+    reconcile.add_argument("--watch", action="store_true", help="follow it to its end; exit status 1 where one differs")
     status = command("status", _status, "where a run stands")
     status.add_argument("--json", action="store_true", help="the status document as it is")
     watch = command("watch", _watch, "follow a run to its end")

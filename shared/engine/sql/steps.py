@@ -23,14 +23,15 @@ Body = Callable[[], Awaitable[TableOutcome]]
 async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
     async def body() -> TableOutcome:
         known = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
-        if run.job.reconcile and known is None and turn == 0:
-            reconciled = await reconcile_table(run, target, table)
-            await run.records.put_reconciled(table, reconciled.document)
-            if not reconciled.reload:
-                return await _settle_reconciled(run, table, reconciled.document)
         if known is None and turn == 0:
-            # What runs before this one left behind; once there is a plan, files may belong to it.
-            await _clear(run, table)
+            if run.job.reconcile != "compare":
+                # What runs before this one left behind; once there is a plan, files may belong to it.
+                await _clear(run, table)
+            if run.job.reconcile:
+                reconciled = await reconcile_table(run, target, table)
+                await run.records.put_reconciled(table, reconciled.document)
+                if not reconciled.reload:
+                    return await _settle_reconciled(run, table, reconciled.document)
         decided = known or await plan_table(run, target, table, turn)
         if run.job.dry_run:
             return await _settle(run, table, await _record(run, table, "planned"))
