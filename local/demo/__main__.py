@@ -1,4 +1,4 @@
-"""``python -m local.demo``: migrate sample files and a SharePoint library over HTTP, and check every byte.
+"""``python -m local.demo``: migrate sample files, a SharePoint library and a database over HTTP, and check everything.
 
 Exit status: 0 if all is well, 1 if a step failed (what it was and where the logs are is printed, and the work folder
 stays), 2 if the command line will not do, 130 when Ctrl-C ended it.
@@ -74,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m local.demo",
         description="See the migration work on this machine alone: starts emulators and the app, makes sample PDFs, "
-        "moves them into the lake over HTTP, then a SharePoint library and its changes, compares every byte, and "
-        "prints a report.",
+        "moves them into the lake over HTTP, then a SharePoint library and a shop's database with their changes, "
+        "compares every byte and every row, and prints a report.",
         epilog="Exit status: 0 all is well, 1 a step failed, 2 bad arguments, 130 interrupted.",
     )
     parser.add_argument(

@@ -22,6 +22,8 @@ _USUAL_PORT: Final = 7071
 # Of the emulated tenant.
 WORKSPACE: Final = "Migration"
 LAKEHOUSE: Final = "Landing"
+SHOP_SETTING: Final = "SHOP_DB"
+"""The setting that holds the connection to the shop's database."""
 
 
 class StepFailed(Exception):
@@ -34,6 +36,7 @@ class Platform:
     Args:
         work: The folder.
         sources: The folder that a job may read.
+        shop: The SQLite database that a job may read.
         estate: What the emulated tenant holds, as `local.emulators.estate` has it.
         azureml: Whether Azure ML and its storage are emulated as well.
         latency_ms: Added to every call to the emulators.
@@ -49,6 +52,7 @@ class Platform:
         self,
         work: Path,
         sources: Path,
+        shop: Path,
         *,
         estate: dict[str, Any],
         azureml: bool = False,
@@ -73,6 +77,7 @@ class Platform:
                     **self.emulators.environment(),
                     "RUN_STORE_URL": f"file:{work / 'run-store'}",
                     "FOLDER_SOURCE_ROOTS": str(sources),
+                    SHOP_SETTING: f"sqlite:///{shop}",
                     "SCHEDULE_TICK": "0 * * * * *",
                     "RETRY_FIRST_DELAY_S": "1",
                 }
@@ -88,7 +93,16 @@ class Platform:
     @property
     def lake_files(self) -> Path:
         """Where the bytes of the lakehouse's ``Files`` lie on disk."""
-        return self.emulators.lake_folder / WORKSPACE / f"{LAKEHOUSE}.Lakehouse" / "Files"
+        return self._lakehouse / "Files"
+
+    @property
+    def lake_tables(self) -> Path:
+        """The same of its ``Tables``."""
+        return self._lakehouse / "Tables"
+
+    @property
+    def _lakehouse(self) -> Path:
+        return self.emulators.lake_folder / WORKSPACE / f"{LAKEHOUSE}.Lakehouse"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Call the API and return the decoded answer.

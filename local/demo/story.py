@@ -7,6 +7,8 @@
 5. Start the same job again: nothing is uploaded.
 6. Change one file and start once more: that file alone moves. Compare again.
 7. Migrate a library of the emulated SharePoint, and then what was changed in it (`local.demo.library`).
+8. Migrate a shop's database into Delta tables, and then what was changed in it (`local.demo.tables`).
+9. Migrate MLTables between two tenants (`local.demo.mltables`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from local.demo.invoices import SPECIAL_NAMES, Sources, make_sources, write_invo
 from local.demo.library import estate_with_library, migrate_library
 from local.demo.mltables import migrate_mltables, why_not
 from local.demo.platform import LAKEHOUSE, WORKSPACE, Platform, StepFailed
+from local.demo.shop import open_shop
 from local.demo.stage import Run, Stage, listed, require_identical
+from local.demo.tables import migrate_tables
 from shared.policy.progress_line import LiveLine, settled_items
 from shared.policy.quantities import show_bytes, show_duration
 
@@ -55,6 +59,7 @@ class Story:
     def __init__(self, work: Path, *, files: int, seed: int, kills: bool, line: LiveLine, is_unicode: bool) -> None:
         self._work = work
         self._sources = work / "sources"
+        self._shop = work / "shop.db"
         self._files = files
         self._seed = seed
         self._kills = kills
@@ -89,6 +94,7 @@ class Story:
             self._migrate_again(platform)
             self._change_one(platform)
             migrate_library(self._stage, platform)
+            migrate_tables(self._stage, platform, self._shop, self._seed)
             migrate_mltables(self._stage, platform, self._no_azureml, self._seed)
             if not keep:
                 self._stage.begin("stopping")
@@ -125,6 +131,7 @@ class Story:
         )
         for note in made.notes:
             self._stage.say(f"    {note}")
+        open_shop(self._shop, self._seed)
         return made
 
     def _start_platform(self, *, wants_usual_port: bool) -> Platform:
@@ -133,8 +140,8 @@ class Story:
         latency_ms = _LATENCY_WITH_KILLS_MS if self._kills else 0.0
         self._no_azureml = why_not()
         platform = Platform(
-            self._work, self._sources, estate=estate_with_library(self._seed), azureml=self._no_azureml is None,
-            latency_ms=latency_ms, wants_usual_port=wants_usual_port,
+            self._work, self._sources, self._shop, estate=estate_with_library(self._seed),
+            azureml=self._no_azureml is None, latency_ms=latency_ms, wants_usual_port=wants_usual_port,
         )  # fmt: skip
         try:
             platform.call("GET", "/health")

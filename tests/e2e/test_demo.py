@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 from local.demo.comparison import Digest, check_manifest, compare_folders, compare_with
+from local.demo.delta import rows_of_delta
 from local.demo.invoices import SPECIAL_NAMES, invoice_pdf, make_sources, plan_names, write_invoice
+from local.demo.shop import CUSTOMERS, ORDER_LINES, ORDERS, PRODUCTS, TABLES, open_shop, rows_of, work_on
+from local.demo.tables import differences
 from tests.support.platform import PATIENCE_S, REPOSITORY, until
 
 
@@ -75,6 +78,8 @@ def test_all_is_well_through_kills(tmp_path: Path) -> None:
     assert "named and not moved: 'Notebook 1', " in done.stdout
     assert "60 files renamed, 2 uploaded, 1 deleted, with 2 downloads" in done.stdout
     assert done.stdout.count("lake and library are the same: 247 files") == 2
+    assert done.stdout.count("lake and database are the same: ") == 2
+    assert "41 orders inserted, 60 updated" in done.stdout
     assert "3 assets copied and registered" in done.stdout or "Left out: MLTables" in done.stdout
     assert "All is well" in done.stdout
     assert "\x1b" not in done.stdout, "control characters belong on terminals"
@@ -207,6 +212,32 @@ def test_pdf_tools_agree(tmp_path: Path) -> None:
     assert "Total due: EUR" in text
 
 
+def test_the_same_seed_gives_the_same_shop(tmp_path: Path) -> None:
+    shops = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        open_shop(tmp_path / name, seed)
+        work_on(tmp_path / name, seed)
+        shops[name] = [rows_of(tmp_path / name, table) for table in TABLES]
+    assert shops["a"] == shops["b"]
+    assert shops["a"] != shops["c"]
+
+
+def test_what_happens_in_the_shop_is_what_is_told(tmp_path: Path) -> None:
+    shop = tmp_path / "shop.db"
+    open_shop(shop, 1)
+    before = {table.name: rows_of(shop, table) for table in TABLES}
+    changes = work_on(shop, 1)
+    after = {table.name: rows_of(shop, table) for table in TABLES}
+    new = {row[0]: row for row in after[ORDERS.name] if row[0] not in {old[0] for old in before[ORDERS.name]}}
+    newest = max(row[-1] for row in before[ORDERS.name])
+    assert len(new) == changes.inserted + changes.late
+    assert sum(row[-1] < newest for row in new.values()) == changes.late == 1
+    assert len(set(after[ORDERS.name]) - set(before[ORDERS.name])) == len(new) + changes.updated
+    assert len(before[CUSTOMERS.name]) - len(after[CUSTOMERS.name]) == changes.customer_deleted
+    assert changes.product_deleted not in {row[0] for row in after[PRODUCTS.name]}
+    assert sum(row[ORDER_LINES.names.index("quantity")] < 1 for row in after[ORDER_LINES.name]) == 1
+
+
 # -- its judgement -----------------------------------------------------------------------------------------------------
 
 
@@ -321,3 +352,60 @@ def test_a_manifest_that_counts_wrongly(moved: tuple[Path, Path]) -> None:
     manifest, digests = manifest_of(moved[0])
     manifest["counts"]["items"] += 1
     assert len(check_manifest(manifest, digests, "Files/demo")) == 1
+
+
+ROWS = [(1, "a", 1.5, None), (1, "a", 1.5, None), (2, "", 0.0, b"x")]
+
+
+def test_equal_rows_in_another_order() -> None:
+    assert differences("orders", ROWS, ROWS[::-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (ROWS[1:], ["orders: missing in the lake: (1, 'a', 1.5, None)"]),
+        ([*ROWS, (3, "", 0.0, None)], ["orders: only in the lake: (3, '', 0.0, None)"]),
+        ([*ROWS[:2], (2, None, 0.0, b"x")], ["missing in the lake: (2, '', ", "only in the lake: (2, None, "]),
+        ([*ROWS[:2], (2, "", -0.0, b"x")], ["missing", "only in the lake: (2, '', -0.0"]),
+        ([*ROWS[:2], (2, "", 0, b"x")], ["missing", "only in the lake: (2, '', 0, "]),
+    ],
+)
+def test_other_rows_are_found(found: list[tuple[Any, ...]], told: list[str]) -> None:
+    wrong = differences("orders", ROWS, found)
+    assert len(wrong) == len(told)
+    assert all(part in line for part, line in zip(told, wrong, strict=True))
+
+
+@pytest.fixture
+def delta_table(tmp_path: Path) -> Path:
+    """A table with a commit that takes files away, written by the library that others use."""
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    path = tmp_path / "numbers"
+    for mode, numbers in (("append", [1, 2]), ("overwrite", [3]), ("append", [4, 5])):
+        write_deltalake(path, pa.table({"number": numbers, "word": [str(one) for one in numbers]}), mode=mode)
+    return path
+
+
+def test_a_delta_table_is_read_by_its_log(delta_table: Path) -> None:
+    assert sorted(rows_of_delta(delta_table, ["word", "number"])) == [("3", 3), ("4", 4), ("5", 5)]
+
+
+def test_a_delta_table_without_its_beginning_is_refused(delta_table: Path) -> None:
+    (delta_table / "_delta_log" / "00000000000000000001.json").unlink()
+    with pytest.raises(ValueError, match="does not begin with its first commit"):
+        rows_of_delta(delta_table, ["number"])
+
+
+def test_a_delta_table_that_lost_a_file_is_no_table(delta_table: Path) -> None:
+    for path in delta_table.glob("*.parquet"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError):
+        rows_of_delta(delta_table, ["number"])
+
+
+def test_what_is_no_delta_table_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="_delta_log"):
+        rows_of_delta(tmp_path, ["number"])
