@@ -26,10 +26,12 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     Raises:
         TargetConflict: somebody else changed the table in the lake.
     """
-    done = await run.records.done(table, turn)
-    if done is not None:
-        return done
     records, entry = run.records, await run.records.entry(table)
+    key = cursor_key(run.job, target, entry)
+    done = await records.done(table, turn)
+    if done is not None:
+        await save_cursor(records.store, key, Cursor(**done["cursor"]))
+        return done
     decided = await records.decided(table, turn)
     count = 1 if decided["moments"] == "snapshot" else len(decided["ranges"])
     documents = [await records.slice_result(table, turn, number) for number in range(count)]
@@ -38,7 +40,6 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     found = [document for document in documents if document is not None]
     slices = [one for document in found for one in document["slices"]]
     upto = found[0]["upto"]
-    key = cursor_key(run.job, target, entry)
     lake = run.lake(entry["path"])
     parts = _needed([part_of(part) for one in slices for part in one["parts"]])
     # What is left of attempts that were cut short.
@@ -71,8 +72,10 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
             "version": committed.version, "inserted": committed.inserted, "updated": committed.updated,
             "deleted": committed.deleted, "files": len(parts), "bytes": sum(part.size_bytes for part in parts),
         }  # fmt: skip
-    await save_cursor(records.store, key, cursor)
+    done["cursor"] = cursor.document()
+    # First, since digests of rows before this commit are deleted with the cursor that refers to them.
     await records.put_done(table, turn, done)
+    await save_cursor(records.store, key, cursor)
     return done
 
 

@@ -12,10 +12,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.engine.sql import quality, sums
+from shared.engine.sql.plan_table import CHANGE_TYPES
 from shared.engine.sql.run import SqlRun, columns_of, shape_of
 from shared.engine.sql.sessions import SessionThread, opened
 from shared.engine.sql.ties import Ties, load_seen
-from shared.errors import IntegrityMismatch, SourceChanged, TransientError, Unsupported
+from shared.errors import IntegrityMismatch, ServiceUnavailable, SourceChanged, TransientError, Unsupported
 from shared.model.sql_steps import SqlCounts, no_sql_counts
 from shared.ports.tables import (
     OPERATION_COLUMN,
@@ -23,6 +24,7 @@ from shared.ports.tables import (
     POSITION_COLUMN,
     KeyRange,
     LakeTable,
+    PartFile,
     PartOptions,
     PartsWriter,
     Selection,
@@ -119,8 +121,9 @@ class _Reading:
         window = Window(**decided["window"]) if decided["window"] else None
         self.window = replace(window, upto=upto or "") if window else None
         self.tells_changes = self.window is not None and self.window.change in ("tracking", "cdc")
-        # Rows of a change log carry what happened as ordinary columns; rows to be merged, as instructions.
-        self.as_changes = self.tells_changes and not decided["is_log"]
+        self.is_merged = decided["written_as"] in ("merge", "history")
+        if self.is_merged and self.tells_changes:
+            self.columns += CHANGE_TYPES
         memory = run.job.limits.memory // max(1, streams)
         # A batch is being read, one looked at, one written; a row group collected, one encoded, its blocks sent.
         self.batch_bytes = max(256 * 1024, min(16 * _MIB, memory // 8))
@@ -169,7 +172,7 @@ class _Reading:
         selection = replace(selection, rules=slice_.checks.compiled)
         apart_in = self.run.quarantine(path) if self.decided["quarantine_number"] >= 0 else None
         kept_apart: PartsWriter | None = None
-        writer = lake.writer(f"t{self.turn}-s{number:05d}", self.columns, self.options, changes=self.as_changes)
+        writer = lake.writer(f"t{self.turn}-s{number:05d}", self.columns, self.options, changes=self.is_merged)
         try:
             if not self.has_nothing:
                 async with aclosing(session.batches(selection, self.batch_bytes)) as batches:
@@ -184,8 +187,7 @@ class _Reading:
             parts = await writer.close()
             apart_parts = await kept_apart.close() if kept_apart else []
             if self.run.job.checks:
-                async for batch in lake.read_parts(parts):
-                    await asyncio.to_thread(slice_.target.add, batch)
+                await _read_back(lake, parts, slice_.target)
             verdict = slice_.compared(sum(part.rows for part in parts), consistent=session.session.consistent)
         except BaseException:
             await asyncio.shield(writer.abort())
@@ -237,6 +239,19 @@ class _Reading:
             self.looked_at_s = now_s
             if await self.run.records.cancelled():
                 raise Cancelled
+
+
+async def _read_back(lake: LakeTable, parts: Sequence[PartFile], found: sums.Sums) -> None:
+    """Add up what lies in the lake. Raises ServiceUnavailable for a file that does not come back as it was written."""
+    import pyarrow as pa
+
+    try:
+        async for batch in lake.read_parts(parts):
+            await asyncio.to_thread(found.add, batch)
+    except (OSError, pa.ArrowException) as error:
+        raise ServiceUnavailable(
+            f"a file that was just written cannot be read back ({type(error).__name__})", code="file_unreadable"
+        ) from error
 
 
 class _Slice:

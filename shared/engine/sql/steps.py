@@ -179,13 +179,17 @@ async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
     if not done:
         return record
     record |= {
-        "from_watermark": done[0]["from"], "to_watermark": done[-1]["to"], "passes": done,
+        "from_watermark": done[0]["from"], "to_watermark": done[-1]["to"], "passes": [_shown(one) for one in done],
         "source_rows": sum(one["read"] for one in done), "table_version": done[-1]["version"],
         "source_checksum": done[0]["source"], "target_checksum": done[0]["target"],
     }  # fmt: skip
     for name in ("rows", "files", "bytes", "inserted", "updated", "deleted", "repeated", "quarantined"):
         record[name] = sum(one[name] for one in done)
     return record
+
+
+def _shown(done: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in done.items() if name != "cursor"}
 
 
 def _severity(verdict: dict[str, Any]) -> int:

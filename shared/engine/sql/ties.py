@@ -192,7 +192,10 @@ def _less(top: Any, lookback_s: float) -> Any:
             return top - ceil(lookback_s)
         if isinstance(top, float):
             return top - lookback_s
-    except OverflowError:
+        if isinstance(top, str):
+            # A time as text, as some databases keep it: the day sorts before all of its moments.
+            return (datetime.fromisoformat(top) - timedelta(seconds=lookback_s)).date().isoformat()
+    except (OverflowError, ValueError):
         return None
     return None
 
