@@ -68,6 +68,7 @@ class AdbcConnection:
     def batches(self, statement: Statement, *, batch_bytes: int) -> "Iterator[pa.RecordBatch]":
         assert not statement.parameters
         cursor = self._open({_BATCH_BYTES: str(batch_bytes)})
+        is_over = False
         try:
             cursor.execute(statement.sql)
             # The cursor's own reader of batches loses the SQLSTATE of what goes wrong on the way.
@@ -78,9 +79,13 @@ class AdbcConnection:
                     try:
                         batch = reader.read_next_batch()
                     except StopIteration:
+                        is_over = True
                         return
                     yield batch
             finally:
+                if not is_over and self._cursor is not None:
+                    # Else the next statement would wait for all the rest of this one.
+                    cursor.adbc_cancel()
                 reader.close()
         finally:
             self._end(cursor)

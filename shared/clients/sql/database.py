@@ -139,11 +139,13 @@ class Session:
         pace, rows_per_s = pace_of(self._source.connection), self._source.rows_per_s
         with self._statement(selection.shape):
             batches = self._connection.batches(statement, batch_bytes=batch_bytes)
+        is_over = False
         try:
             while True:
                 with self._statement(selection.shape):
                     batch = next(batches, None)
                 if batch is None:
+                    is_over = True
                     return
                 if not batch.num_rows:
                     continue
@@ -151,7 +153,7 @@ class Session:
                 if rows_per_s:
                     self._closed.wait(pace.delay_s(batch.num_rows, rows_per_s))
         finally:
-            self._end(batches)
+            self._end(batches, is_over=is_over)
 
     def broken_rows(self, selection: Selection, rule: RowRule) -> int:
         statement = self._dialect.broken_rows(selection, rule)
@@ -176,12 +178,14 @@ class Session:
         finally:
             self._in_use.release()
 
-    def _end(self, batches: "Iterator[pa.RecordBatch]") -> None:
+    def _end(self, batches: "Iterator[pa.RecordBatch]", *, is_over: bool) -> None:
         close = getattr(batches, "close", None)
         if close is not None:
             # What a driver says of a statement that nobody wants any more is of no interest.
             with self._in_use, suppress(*self._driver.errors):
                 close()
+                if not is_over and not self._closed.is_set():
+                    self._dialect.recover(self._connection)
 
     def _text(self, shape: TableShape, sql: str) -> str | None:
         with self._statement(shape):
@@ -199,6 +203,9 @@ class Session:
             except MigrationError as error:
                 if self._closed.is_set():
                     raise _broken_off(shape) from error
+                # Where the connection is gone, the failure that led here says so.
+                with suppress(*self._driver.errors):
+                    self._dialect.recover(self._connection)
                 raise
 
 

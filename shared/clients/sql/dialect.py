@@ -137,6 +137,10 @@ class Dialect(ABC):
             Unsupported: code ``no_snapshot``.
         """
 
+    def recover(self, connection: DriverConnection) -> None:
+        """Make a transaction usable again in which a statement failed, or was broken off. What it sees is the same."""
+        return
+
     # -- names and values --------------------------------------------------------------------------------------------
 
     def quoted(self, name: str) -> str:
@@ -297,7 +301,7 @@ class Dialect(ABC):
             raise self.no_change(shape, change)
         found = self.column(shape, column)
         greatest = f"MAX({self.reference(Selection(shape), found)})"
-        return Statement(f"SELECT {self.as_text(found, greatest)} {self._from(Selection(shape))}")
+        return Statement(f"SELECT {self.as_text(found, greatest)} {self._from(Selection(shape))}{self.hint}")
 
     def oldest(self, shape: TableShape, change: Change, capture: str | None) -> Statement | None:
         """One row of one column; None where changes of any age can be asked for."""
@@ -329,7 +333,7 @@ class Dialect(ABC):
         return (
             f"SELECT {self.as_text(column, 'k')} FROM (SELECT DISTINCT k FROM (SELECT {value} AS k, "
             f"ROW_NUMBER() OVER (ORDER BY {value}) AS n FROM {source} WHERE {value} IS NOT NULL) AS numbered "
-            f"WHERE n % {int(rows)} = 0) AS bounds ORDER BY bounds.k"
+            f"WHERE n % {int(rows)} = 0) AS bounds ORDER BY bounds.k{self.hint}"
         )
 
     def no_change(self, shape: TableShape, change: Change) -> Unsupported:
@@ -399,9 +403,10 @@ class Dialect(ABC):
             inner = f"SELECT {picked} {self._from(whole)} GROUP BY {', '.join(own)} HAVING COUNT(*) > 1"
         else:
             assert rule.references is not None
-            theirs = [self.quoted(name) for name in rule.reference_columns or rule.columns]
+            # With their table's alias: SQLite takes an unknown name in quotes for text.
+            theirs = [f"r.{self.quoted(name)}" for name in rule.reference_columns or rule.columns]
             picked = ", ".join(f"{value} AS {name}" for value, name in zip(theirs, names, strict=True))
-            inner = f"SELECT DISTINCT {picked} FROM {self.table(rule.references)}"
+            inner = f"SELECT DISTINCT {picked} FROM {self.table(rule.references)} AS r"
         pairs = " AND ".join(f"{alias}.{name} = {value}" for name, value in zip(names, values, strict=True))
         join = f" LEFT JOIN ({inner}) AS {alias} ON {pairs}"
         if rule.rule == "unique":

@@ -67,6 +67,7 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
 }  # fmt: skip
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_SAVEPOINT = "lake_begun"
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
 _PAGE_BYTES = 8192
 _PAGES_A_SLICE = 60
@@ -273,7 +274,12 @@ class PostgresqlDialect(Dialect):
             else:
                 # The first query settles which state the transaction sees.
                 connection.rows("SELECT 1")
+        for connection in connections:
+            connection.execute(f"SAVEPOINT {_SAVEPOINT}")
         return len(connections), True
+
+    def recover(self, connection: DriverConnection) -> None:
+        connection.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
 
     # -- values ------------------------------------------------------------------------------------------------------
 

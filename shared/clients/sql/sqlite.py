@@ -120,7 +120,7 @@ class SqliteDialect(Dialect):
         kinds = connection.rows(
             "SELECT type, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')", (name,)
         )
-        if not kinds and query is None:
+        if query is None and (not kinds or table.schema):
             raise NotFound(f"there is no table or view {table}", code="table_not_found", subject=str(table))
         is_table = query is None and kinds[0][0] == "table"
         found = connection.rows(
