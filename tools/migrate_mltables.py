@@ -74,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
 def _spec(arguments: argparse.Namespace) -> dict[str, Any]:
     path: Path = arguments.config
     config = read_config(path)
-    defaults = config.setdefault("defaults", {})
+    if config.get("defaults") is None:
+        # As YAML reads a key with nothing behind it.
+        config["defaults"] = {}
+    defaults = config["defaults"]
     if arguments.dry_run is not None and isinstance(defaults, dict):
         defaults["dry_run"] = arguments.dry_run
     elif isinstance(defaults, dict) and defaults.get("dry_run") is True:

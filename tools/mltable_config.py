@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from tools.migrate.spec_file import BadSpecFile, plain
+
 _COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
 _WORKSPACES = ("source_workspace_config", "target_workspace_config")
@@ -41,7 +43,11 @@ def read_document(path: Path) -> dict[str, Any]:
         raise BadConfig(f"{path}: {str(error).splitlines()[0]}") from None
     if not isinstance(document, dict):
         raise BadConfig(f"{path}: must hold an object")
-    return document
+    try:
+        fields: dict[str, Any] = plain(document, str(path))
+    except BadSpecFile as error:
+        raise BadConfig(str(error)) from None
+    return fields
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -52,12 +58,25 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         BadConfig: one of the files cannot be read.
     """
-    config = read_document(path)
+    return with_workspaces(read_document(path), path.parent)
+
+
+def with_workspaces(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration with the content of files in the place of their names, which count from the folder.
+
+    Raises:
+        BadConfig: one of the files cannot be read.
+    """
+    found = dict(config)
     for field in _WORKSPACES:
-        named = config.get(field)
+        named = found.get(field)
         if isinstance(named, str):
-            config[field] = read_document(path.parent / named)
-    return config
+            path = folder / named
+            if not path.exists() and "\\" in named:
+                # As a configuration that was written on Windows names it.
+                path = folder / named.replace("\\", "/")
+            found[field] = read_document(path)
+    return found
 
 
 def _plain_json(text: str) -> str:

@@ -182,6 +182,23 @@ class MigrationConfig(Spec):
             raise ValueError("is the source's own workspace; name the one to copy into")
         return value
 
+    @field_validator("assets")
+    @classmethod
+    def _complete(cls, value: list[AssetWish], info: Any) -> list[AssetWish]:
+        """What an asset leaves out of ``checks`` and ``validation`` is that of the defaults."""
+        defaults = info.data.get("defaults")
+
+        def complete(asset: AssetWish) -> AssetWish:
+            changes = {}
+            for name in ("checks", "validation"):
+                own = getattr(asset, name)
+                if own is not None and defaults is not None:
+                    given = {field: getattr(own, field) for field in own.model_fields_set}
+                    changes[name] = getattr(defaults, name).model_copy(update=given)
+            return asset.model_copy(update=changes)
+
+        return [complete(asset) for asset in value]
+
     def options(self, spec: int) -> Options:
         """The options of one entry of ``assets``."""
         asset = self.assets[spec]

@@ -104,6 +104,31 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, text: str, says: 
         read_document(tmp_path / name)
 
 
+def test_checks_of_an_asset_add_to_those_of_the_defaults() -> None:
+    defaults = {"checks": {"file_count": "warn"}, "validation": {"fetch": "1MiB", "enabled": False}}
+    made = job(defaults=defaults, assets=[
+        {"name": "a", "versions": ["1"], "checks": {"load": "warn"}, "validation": {"enabled": True}},
+    ])  # fmt: skip
+    for again in (made, parse_job(made.model_dump(mode="json"))):
+        assert isinstance(again, MltableJob)
+        found = again.config.options(0)
+        assert (found.checks.file_count, found.checks.load, found.checks.comparison) == ("warn", "warn", "fail")
+        assert (found.validation.fetch, found.validation.enabled) == (2**20, True)
+
+
+def test_names_of_files_as_windows_writes_them(tmp_path: Path) -> None:
+    config = read_config(plant(tmp_path, GUIDE.replace("config/source_config", "config\\\\source_config")))
+    assert config["source_workspace_config"] == SOURCE
+
+
+def test_what_yaml_reads_as_a_date_is_a_version(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("assets: [{name: a, versions: [2025-08-27]}]")
+    assert read_document(tmp_path / "a.yaml") == {"assets": [{"name": "a", "versions": ["2025-08-27"]}]}
+    (tmp_path / "a.yaml").write_text("assets: !!set {a}")
+    with pytest.raises(BadConfig, match="type that a spec cannot have"):
+        read_document(tmp_path / "a.yaml")
+
+
 def test_comments_are_none_within_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"url": "https://x//y", /* ",}" */ "b": "/*",}')
     assert read_document(tmp_path / "a.json") == {"url": "https://x//y", "b": "/*"}

@@ -19,6 +19,7 @@ from shared.policy.progress_line import LiveLine, progress_line
 from shared.policy.quantities import show_bytes
 from tools.migrate.api import Api, BadAddress, Refused, Unreachable, segment
 from tools.migrate.spec_file import BadSpecFile, read_spec
+from tools.mltable_config import BadConfig, with_workspaces
 
 OK, FAILED, USAGE, UNREACHABLE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -78,7 +79,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _start(api: Api, arguments: argparse.Namespace) -> int:
-    return _started(api, arguments, api.call("POST", "/migrations", body=read_spec(arguments.spec), holds=("id",)))
+    return _started(api, arguments, api.call("POST", "/migrations", body=_spec(arguments.spec), holds=("id",)))
+
+
+def _spec(name: str) -> dict[str, Any]:
+    """A spec file; of MLTables with the content of the workspaces' ``config.json`` where it names those files."""
+    spec = read_spec(name)
+    config = spec.get("config")
+    if spec.get("kind") == "mltable" and isinstance(config, dict):
+        try:
+            spec["config"] = with_workspaces(config, Path() if name == "-" else Path(name).parent)
+        except BadConfig as error:
+            raise BadSpecFile(f"{name}: config: {error}") from None
+    return spec
 
 
 def _reconcile(api: Api, arguments: argparse.Namespace) -> int:
@@ -184,7 +197,7 @@ def _schedules(api: Api, arguments: argparse.Namespace) -> int:
 
 
 def _schedule(api: Api, arguments: argparse.Namespace) -> int:
-    spec = read_spec(arguments.spec)
+    spec = _spec(arguments.spec)
     if not isinstance(spec.get("name"), str):
         raise BadSpecFile(f"{arguments.spec}: needs a name, which is the schedule's as well")
     answer = api.call("PUT", f"/schedules/{segment(spec['name'])}", body=spec, holds=("name", "next_at"))

@@ -27,7 +27,7 @@ def read_spec(name: str) -> dict[str, Any]:
         raise BadSpecFile(f"{name}: {error.strerror or error}") from None
     try:
         document = _parsed(name, text.decode("utf-8-sig"))
-        plain = _plain(document, name)
+        made = plain(document, name)
     except UnicodeDecodeError as error:
         raise BadSpecFile(f"{name}: is not UTF-8 (byte {error.start})") from None
     except yaml.MarkedYAMLError as error:
@@ -36,9 +36,9 @@ def read_spec(name: str) -> dict[str, Any]:
         raise BadSpecFile(f"{name}{where}: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadSpecFile(f"{name}: is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(plain, dict):
+    if not isinstance(made, dict):
         raise BadSpecFile(f"{name}: must hold a mapping of fields, such as 'kind: files'")
-    fields: dict[str, Any] = plain
+    fields: dict[str, Any] = made
     return fields
 
 
@@ -52,12 +52,16 @@ def _parsed(name: str, text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _plain(value: Any, name: str) -> Any:
-    """What JSON can say: YAML reads dates and sets from plain-looking text, which was meant as text."""
+def plain(value: Any, name: str) -> Any:
+    """What JSON can say: YAML reads dates from plain-looking text, which was meant as text.
+
+    Raises:
+        BadSpecFile: It holds something else that JSON cannot say; the text names the file.
+    """
     if isinstance(value, dict):
-        return {str(key): _plain(one, name) for key, one in value.items()}
+        return {str(key): plain(one, name) for key, one in value.items()}
     if isinstance(value, list):
-        return [_plain(one, name) for one in value]
+        return [plain(one, name) for one in value]
     if isinstance(value, dt.date):
         return value.isoformat()
     if value is None or isinstance(value, str | int | float | bool):
