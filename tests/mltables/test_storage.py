@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from azure.storage.blob import ContentSettings
 
 from local.emulators.launch import azureml_settings
 from shared.clients.blob import BlobAccount
@@ -129,3 +131,49 @@ async def test_one_tenants_token_opens_nothing_in_the_other(sides: Sides, ws: Wo
         await target.put("a", Content(b"x"))
     assert caught.value.code == "storage_permission_denied"
     assert "give it a role" in caught.value.detail
+
+
+async def test_a_folder_has_one_owner(sides: Sides, ws: Workspaces) -> None:
+    one, other = sides.open("target"), sides.open("target")
+    assert await one.owner("x/y") is None
+    first, second = await asyncio.gather(one.claim("x/y", "aa"), other.claim("x/y", "bb"))
+    assert first == second == await one.owner("x/y")
+    assert await one.has_owners_below("x")
+    assert not await one.has_owners_below("x/y")
+    assert (await one.list_below("x/", None)).items == []
+    await one.release("x/y", "cc")
+    assert await one.owner("x/y") == first
+    await one.release("x/y", first)
+    assert await one.owner("x/y") is None
+
+
+async def test_a_folder_that_another_tool_has_marked_can_be_claimed(sides: Sides, ws: Workspaces) -> None:
+    target = sides.open("target")
+    with ws.container("target") as client:
+        client.upload_blob("x/y", b"", metadata={"hdi_isfolder": "true"})
+        client.upload_blob("x/z", b"a file")
+    assert await target.owner("x/y") is None
+    assert await target.claim("x/y", "aa") == "aa"
+    assert await target.claim("x/y", "bb") == "aa"
+    with pytest.raises(TargetConflict):
+        await target.claim("x/z", "aa")
+
+
+@pytest.mark.parametrize("limits", [{}, {"copy_single_bytes": 1000, "copy_block_bytes": 4000}])
+async def test_what_a_blob_has_beside_its_content_is_copied_with_it(
+    sides: Sides, ws: Workspaces, limits: dict[str, int]
+) -> None:
+    with ws.container("source") as client:
+        client.upload_blob(
+            "a.bin", bytes(10_000), metadata={"owner": "crm"},
+            content_settings=ContentSettings("text/csv", content_encoding="gzip", content_disposition="inline"),
+        )  # fmt: skip
+    source, target = sides.open("source"), sides.open("target", **limits)
+    grant = await source.copy_source("a.bin", (await listed(source, "a.bin")).ref)
+    assert grant is not None
+    await target.copy("b.bin", grant)
+    with ws.container("target") as client:
+        found = client.get_blob_client("b.bin").get_blob_properties()
+    told = found.content_settings
+    assert (told.content_type, told.content_encoding, told.content_disposition) == ("text/csv", "gzip", "inline")
+    assert dict(found.metadata) == {"owner": "crm"}

@@ -195,7 +195,9 @@ class Storage:
                         else ServiceError("CannotVerifyCopySource", status=max(400, read.status))
                     )
                 sent["content-length"] = str(read.content_length or 0)
-                sent.setdefault("content-type", read.headers.get("Content-Type", "application/octet-stream"))
+                sent.setdefault("content-type", "application/octet-stream")
+                if request.query.get("comp") != "block":
+                    sent = {**_properties(read.headers), **sent}
                 target = URL(f"{self._address}{request.target}", encoded=True)
                 data = read.content.iter_chunked(_CHUNK_BYTES) if read.content_length else None
                 async with self._session.put(target, headers=sent, data=data) as answer:
@@ -252,6 +254,13 @@ class Storage:
                 return response
         except (TimeoutError, aiohttp.ClientError):
             return error_response(ServiceError("InternalError"), blob_dialect=True, has_body=request.method != "HEAD")
+
+
+def _properties(headers: Mapping[str, str]) -> dict[str, str]:
+    """What Put Blob From URL takes over from the source where the call does not say it otherwise."""
+    names = ("content-type", "content-encoding", "content-language", "content-disposition", "cache-control")
+    found = {f"x-ms-blob-{name}": headers[name] for name in names if name in headers}
+    return found | {name: value for name, value in headers.items() if name.lower().startswith("x-ms-meta-")}
 
 
 def _reads_a_source(request: Request) -> bool:

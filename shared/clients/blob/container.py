@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from base64 import b64decode
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
@@ -175,11 +176,14 @@ class BlobContainer:
             ref = found.ref
         etag, size, md5 = read_ref(ref)
         name = self._prefix + path
-        if await self._account.access.for_copy(self._container, name) is None:
+        first = await self._account.access.for_copy(self._container, name)
+        if first is None:
             return None
 
         async def headers() -> dict[str, str]:
-            granted = await self._account.access.for_copy(self._container, name)
+            nonlocal first
+            # To sign one costs a small file more than to send its request.
+            granted, first = first or await self._account.access.for_copy(self._container, name), None
             assert granted is not None
             url = self._account.blob_url(self._container, name)
             return {"x-ms-copy-source": f"{url}?{granted[1]}" if granted[1] else url, **granted[0]}
@@ -214,10 +218,13 @@ class OpenBlob:
         self.size_bytes = 0
         self.version = ""
         self.facts: dict[str, Any] = {}
+        self.headers: Mapping[str, str] = {}
+        """Of the first answer: the blob's properties and metadata."""
 
     async def begin(self, etag: str) -> None:
         """Send the request; for a blob of up to 8 MiB, read it to its end."""
         response = await self._get(etag, None)
+        self.headers = response.headers
         if response.content_length is None:
             raise ServiceUnavailable("the source account does not say how long the blob is", subject=self._subject)
         self.size_bytes = response.content_length

@@ -8,15 +8,15 @@ import asyncio
 import hashlib
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from shared.clients.blob.access import TokenAccess
 from shared.clients.blob.account import API_VERSION, BlobAccount
-from shared.clients.blob.container import MAX_PAGE_ITEMS, BlobContainer
+from shared.clients.blob.container import MAX_PAGE_ITEMS, BlobContainer, OpenBlob
 from shared.clients.credentials import TokenSource
 from shared.clients.http import Answer, Classify, Transport, retry_after_s
 from shared.clients.onelake.classify import service_code
@@ -46,6 +46,8 @@ _SAS_LIFE_S = 3600.0
 _RENEW_BEFORE_S = 900.0
 _CLOCK_SKEW_S = 900.0
 _VERSION = {"x-ms-version": API_VERSION}
+_KEPT = ("content-type", "content-encoding", "content-language", "content-disposition", "cache-control")
+_OWNER = "x-ms-meta-migration_owner"
 _COPY_REFUSED = "copy_refused"
 _TAKEN = ("BlobAlreadyExists", "UnauthorizedBlobOverwrite", "BlobImmutableDueToPolicy")
 _SOURCE_REFUSED = ("CannotVerifyCopySource", "CopyIdMismatch", "InvalidSourceBlobUrl", "InvalidSourceBlobType",
@@ -111,6 +113,13 @@ def side_classifier(side: str, remedy: str) -> Classify:
     return classify
 
 
+@dataclass(frozen=True, slots=True)
+class BlobCopySource(CopySource):
+    """With what a copy by blocks has to be told; see :func:`_kept`."""
+
+    kept: Callable[[], Awaitable[Mapping[str, str]]] = field(repr=False)
+
+
 class DelegatedAccess(TokenAccess):
     """A token; for a copy a SAS of one blob and one hour, signed by a key that the account gives to the identity.
 
@@ -137,8 +146,8 @@ class DelegatedAccess(TokenAccess):
         from azure.storage.blob import BlobSasPermissions, UserDelegationKey, generate_blob_sas
 
         key = UserDelegationKey()  # type: ignore[no-untyped-call]
-        for field, value in self._key.items():
-            setattr(key, field, value)
+        for attribute, value in self._key.items():
+            setattr(key, attribute, value)
         return {}, generate_blob_sas(
             self._account, container, name, user_delegation_key=key, permission=BlobSasPermissions(read=True),
             start=now - timedelta(seconds=_CLOCK_SKEW_S), expiry=now + timedelta(seconds=_SAS_LIFE_S),
@@ -192,7 +201,8 @@ class WritableContainer(BlobContainer):
 
         Args:
             name: Its name.
-            content: What to write; read to its end, and asked whether it was one version throughout.
+            content: What to write; read to its end, and asked whether it was one version throughout. Where it is a
+                blob, its content type, encoding and metadata come along.
             only_over: The ETag of the blob to replace; None for one that must not be there.
 
         Raises:
@@ -205,10 +215,11 @@ class WritableContainer(BlobContainer):
             await content.finish()
             digest = hashlib.md5(data, usedforsecurity=False)
             sent = b64encode(digest.digest()).decode("ascii")
-            headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": sent, "x-ms-blob-content-md5": sent}
-            answer = await self._send("PUT", self._address(name), {**headers, **_condition(only_over)}, data, name)
+            headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": sent, "x-ms-blob-content-md5": sent,
+                       **_kept_of(content), **_condition(only_over)}  # fmt: skip
+            answer = await self._send("PUT", self._address(name), headers, data, name)
             return Written(size, digest.hexdigest(), _etag(answer))
-        return await self._put_blocks(name, content, _condition(only_over))
+        return await self._put_blocks(name, content, {**_kept_of(content), **_condition(only_over)})
 
     async def copy(self, name: str, source: CopySource, *, only_over: str | None = None) -> Written:
         """Let the service read the source by itself.
@@ -225,7 +236,9 @@ class WritableContainer(BlobContainer):
                 headers = {"x-ms-blob-type": "BlockBlob", **_promise(source), **_condition(only_over)}
                 answer = await self._from_source(self._address(name), headers, source, name)
             else:
-                answer = await self._copy_blocks(name, source, _condition(only_over))
+                # A call that copies a whole blob keeps these by itself; a list of blocks has none.
+                kept = await source.kept() if isinstance(source, BlobCopySource) else {}
+                answer = await self._copy_blocks(name, source, {**kept, **_condition(only_over)})
         except TargetConflict as error:
             if error.code == "target_changed" and only_over is None and await self.stat(name) is None:
                 # Not every service tells the source's condition from the target's (Azurite does not).
@@ -253,6 +266,61 @@ class WritableContainer(BlobContainer):
             return False
         return True
 
+    async def copy_source(self, path: str, ref: str) -> CopySource | None:
+        made = await super().copy_source(path, ref)
+        if made is None:
+            return None
+
+        async def kept() -> Mapping[str, str]:
+            answer = await self._to.send(
+                "HEAD", self._address(path), headers={"If-Match": f'"{made.etag}"'}, subject=path
+            )
+            return _kept(answer.headers)
+
+        return BlobCopySource(made.account, made.etag, made.size_bytes, made.md5, made.headers, made.learned, kept)
+
+    async def claim(self, folder: str, owner: str) -> str:
+        """Mark a folder, as Hadoop's tools do: an empty blob of its name, which listings of files leave out."""
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-meta-hdi_isfolder": "true", _OWNER: owner}
+        try:
+            await self._send("PUT", self._address(folder), {**headers, **_condition(None)}, b"", folder)
+        except TargetConflict:
+            marked = await self._marked(folder)
+            if marked is None:
+                raise
+            found, etag = marked
+            if found:
+                return found
+            # Another tool's mark, which names nobody.
+            headers = {"x-ms-meta-hdi_isfolder": "true", _OWNER: owner, **_condition(etag)}
+            await self._send("PUT", f"{self._address(folder)}?comp=metadata", headers, b"", folder)
+        return owner
+
+    async def owner(self, folder: str) -> str | None:
+        marked = await self._marked(folder)
+        return marked[0] or None if marked is not None else None
+
+    async def has_owners_below(self, folder: str) -> bool:
+        marker = ""
+        while True:
+            query = f"restype=container&comp=list&include=metadata&prefix={quote(folder, safe='')}%2F{marker}"
+            answer = await self._to.send("GET", self._to.blob_url(self._into), query=query, subject=folder)
+            if b"<!DOCTYPE" in answer.body[:4096]:
+                raise ServiceUnavailable("the target account's listing is no listing", subject=folder)
+            root = ElementTree.fromstring(answer.body)  # noqa: S314 - without a DOCTYPE no entity can be declared
+            name = _OWNER.removeprefix("x-ms-meta-")
+            if any(one.tag.lower() == name for one in root.iterfind("Blobs/Blob/Metadata/*")):
+                return True
+            following = root.findtext("NextMarker")
+            if not following:
+                return False
+            marker = f"&marker={quote(following, safe='')}"
+
+    async def release(self, folder: str, owner: str) -> None:
+        marked = await self._marked(folder)
+        if marked is not None and marked[0] == owner:
+            await self.delete(folder, etag=marked[1])
+
     async def list_below(self, folder: str, cursor: str | None) -> ListedItems:
         page = await BlobContainer(self._to, self._into, folder).list_page(cursor, MAX_PAGE_ITEMS)
         return ListedItems([replace(item, path=f"{folder}{item.path}") for item in page.items], page.cursor)
@@ -264,6 +332,19 @@ class WritableContainer(BlobContainer):
             return None
 
     # -- parts -----------------------------------------------------------------------------------------------------
+
+    async def _marked(self, folder: str) -> tuple[str, str] | None:
+        """Owner (empty: nobody) and ETag of a folder's mark; None where there is none.
+
+        Raises TargetConflict where a blob with content has the folder's name.
+        """
+        try:
+            answer = await self._to.send("HEAD", self._address(folder), subject=folder)
+        except NotFound:
+            return None
+        if answer.headers.get("Content-Length", "0") != "0":
+            raise TargetConflict(f"a file has the name of the folder {folder!r}", code="folder_taken", subject=folder)
+        return answer.headers.get(_OWNER, ""), _etag(answer)
 
     async def _put_blocks(self, name: str, content: OpenItem, condition: Mapping[str, str]) -> Written:
         size = content.size_bytes
@@ -319,7 +400,7 @@ class WritableContainer(BlobContainer):
     async def _commit(self, name: str, ids: list[str], md5: bytes, condition: Mapping[str, str]) -> Answer:
         listed = "".join(f"<Uncommitted>{block_id}</Uncommitted>" for block_id in ids)
         document = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{listed}</BlockList>'.encode()
-        headers = {"Content-Type": "application/xml", "x-ms-blob-content-type": "application/octet-stream"}
+        headers = {"Content-Type": "application/xml"}
         if md5:
             headers["x-ms-blob-content-md5"] = b64encode(md5).decode("ascii")
         return await self._send(
@@ -339,6 +420,17 @@ class WritableContainer(BlobContainer):
 
     def _address(self, name: str) -> str:
         return self._to.blob_url(self._into, name)
+
+
+def _kept_of(content: OpenItem) -> dict[str, str]:
+    return _kept(content.headers) if isinstance(content, OpenBlob) else {}
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """Properties and metadata of a blob, as headers of a write. Whatever bytes they are: both ways as Latin-1."""
+    found = {f"x-ms-blob-{name}": headers[name] for name in _KEPT if headers.get(name)}
+    found |= {name: value for name, value in headers.items() if name.lower().startswith("x-ms-meta-")}
+    return {name: value.encode("utf-8", "surrogateescape").decode("latin-1") for name, value in found.items()}
 
 
 def _hash_block(whole: "hashlib._Hash", data: bytes) -> str:
