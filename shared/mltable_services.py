@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from shared import VERSION
 from shared.engine.mltables.run import MltableRun, Side
@@ -34,13 +35,15 @@ async def prepare(services: "Services", run: str) -> MltableJob:
         raise LookupError(f"the run store holds no run {run}")
     job = _job(document["spec"])
     before = await records.load("prepared.json")
-    stores = {}
+    stores: dict[str, Any] = {}
     for side, config, credential in _sides(job):
-        datastore = await _registry(services, side, config, credential).default_datastore()
+        registry = _registry(services, side, config, credential)
+        datastore = await registry.default_datastore()
         blobs = _container(services, side, config, credential, datastore, datastore.container)
         await blobs.list_page(None, 1)
-        stores[side] = {"name": datastore.name, "account": datastore.account, "container": datastore.container,
-                        "endpoint": datastore.endpoint}  # fmt: skip
+        stores[side] = asdict(datastore)
+        if side == "source":
+            stores["others"] = [asdict(one) for one in await registry.datastores() if one.name != datastore.name]
     batch = job.config.migration_batch_id or (before or {}).get("batch") or str(uuid.uuid4())
     await records.save("prepared.json", {**stores, "batch": batch})
     return job
@@ -55,8 +58,11 @@ async def open_run(services: "Services", run: str) -> MltableRun:
     if document is None or prepared is None:
         raise LookupError(f"the run store holds no run {run}")
     job = _job(document["spec"])
+    others = [BlobDatastore(**one) for one in prepared.get("others", [])]
     made = {
-        side: _side(services, side, config, credential, BlobDatastore(**prepared[side]))
+        side: _side(
+            services, side, config, credential, BlobDatastore(**prepared[side]), others if side == "source" else []
+        )
         for side, config, credential in _sides(job)
     }
     return MltableRun(
@@ -86,11 +92,18 @@ def _sides(job: MltableJob) -> list[tuple[str, WorkspaceConfig, str]]:
     ]
 
 
-def _side(services: "Services", side: str, config: WorkspaceConfig, credential: str, datastore: BlobDatastore) -> Side:
-    def blobs(container: str) -> "WritableContainer":
-        return _container(services, side, config, credential, datastore, container)
+def _side(
+    services: "Services",
+    side: str,
+    config: WorkspaceConfig,
+    credential: str,
+    datastore: BlobDatastore,
+    others: list[BlobDatastore],
+) -> Side:
+    def blobs(store: BlobDatastore, container: str) -> "WritableContainer":
+        return _container(services, side, config, credential, store, container)
 
-    return Side(config, _registry(services, side, config, credential), datastore, blobs)
+    return Side(config, _registry(services, side, config, credential), datastore, others, blobs)
 
 
 def _registry(services: "Services", side: str, config: WorkspaceConfig, credential: str) -> "AzureMLRegistry":

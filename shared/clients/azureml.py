@@ -12,13 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from azure.core.credentials import AccessToken
-from azure.core.exceptions import (
-    ClientAuthenticationError,
-    HttpResponseError,
-    ResourceNotFoundError,
-    ServiceRequestError,
-    ServiceResponseError,
-)
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 
 from shared.clients.credentials import TokenSource
 from shared.errors import (
@@ -37,6 +31,7 @@ from shared.policy.backoff import transport_delay_s
 from shared.ports import BlobDatastore, DataContainer, DataVersion
 
 _T = TypeVar("_T")
+_log = logging.getLogger("migration.azureml")
 
 _TOKEN_WITHIN_S = 60.0
 _SHOWN_CHARACTERS = 300
@@ -100,17 +95,52 @@ class AzureMLRegistry:
         endpoint = str(getattr(found, "endpoint", "") or "core.windows.net")
         return BlobDatastore(str(found.name), str(found.account_name), str(container), endpoint)
 
+    async def datastores(self) -> list[BlobDatastore]:
+        def ask(client: Any) -> list[BlobDatastore]:
+            return [store for one in client.datastores.list() if (store := _blob_datastore(one)) is not None]
+
+        try:
+            return await self._call(ask, "the datastores")
+        except _Missing:
+            return []
+
     async def containers(self) -> list[DataContainer]:
         def ask(client: Any) -> list[DataContainer]:
-            view = _views()
+            # The SDK's own objects leave out the description.
             return [
-                DataContainer(str(one.name), str(one.type), archived)
+                _container(one, archived)
                 for archived in (False, True)
-                for one in client.data.list(list_view_type=view[archived])
+                for one in client.data._container_operation.list(
+                    self._workspace.resource_group, self._workspace.name, list_view_type=_views()[archived]
+                )
             ]
 
         found = await self._call(ask, "the data assets")
         return sorted(found, key=lambda one: one.name)
+
+    async def container(self, name: str) -> DataContainer | None:
+        def ask(client: Any) -> DataContainer:
+            found = client.data._container_operation.get(self._workspace.resource_group, self._workspace.name, name)
+            return _container(found, bool(found.properties.is_archived))
+
+        try:
+            return await self._call(ask, name)
+        except _Missing:
+            return None
+
+    async def describe(self, name: str, description: str | None, tags: Mapping[str, str]) -> None:
+        def ask(client: Any) -> None:
+            # As the SDK archives an asset: what is there, with what is to change.
+            where = (self._workspace.resource_group, self._workspace.name, name)
+            found = client.data._container_operation.get(*where)
+            found.properties.description = description
+            found.properties.tags = dict(tags)
+            client.data._container_operation.create_or_update(*where, body=found)
+
+        try:
+            await self._call(ask, name)
+        except _Missing:
+            raise ItemError("there is no such asset", code="registration_refused", subject=name) from None
 
     async def versions(self, name: str, *, archived: bool) -> list[DataVersion]:
         def ask(client: Any) -> list[DataVersion]:
@@ -215,8 +245,20 @@ class AzureMLRegistry:
             return await asyncio.to_thread(work)
         except ResourceNotFoundError:
             raise _Missing(subject) from None
-        except (HttpResponseError, ServiceRequestError, ServiceResponseError) as error:
+        except (AzureError, TimeoutError) as error:
             raise classify(error, self._side, subject) from None
+        except _sdk_refusals() as error:
+            text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+            raise ItemError(
+                f"the SDK of Azure ML refuses: {text}", code="registration_refused", subject=subject
+            ) from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            # What the SDK stumbles over in an answer that is none of Azure ML's: a proxy's page, or half of one.
+            _log.warning("Azure ML of the %s: an answer about %s makes no sense", self._side, subject, exc_info=True)
+            raise ServiceUnavailable(
+                f"Azure ML of the {self._side} answers something that makes no sense ({type(error).__name__})",
+                subject=subject,
+            ) from None
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> Any:
         from azure.ai.ml import MLClient
@@ -280,6 +322,13 @@ class _Missing(Exception):
     """404; each call knows what that means."""
 
 
+def _sdk_refusals() -> tuple[type[Exception], ...]:
+    """What the SDK raises by itself, of arguments and of answers that it does not understand."""
+    from azure.ai.ml.exceptions import MlException
+
+    return (MlException,)
+
+
 def classify(error: Exception, side: str, subject: str) -> MigrationError:
     """What an answer of Azure ML or Resource Manager means. Sources: docs/protocols/azureml.md, sections 2 and 8."""
     if not isinstance(error, HttpResponseError):
@@ -324,6 +373,23 @@ def _views() -> dict[bool, Any]:
     from azure.ai.ml.constants import ListViewType
 
     return {False: ListViewType.ACTIVE_ONLY, True: ListViewType.ARCHIVED_ONLY}
+
+
+def _blob_datastore(one: Any) -> BlobDatastore | None:
+    """A datastore of blobs, or of a file system, which the account shows as a container of blobs as well."""
+    kind = str(one.type).lower().replace("_", "").removeprefix("datastoretype.")
+    container = {"azureblob": "container_name", "azuredatalakegen2": "filesystem"}.get(kind)
+    if container is None or not getattr(one, container, None) or not getattr(one, "account_name", None):
+        return None
+    endpoint = str(getattr(one, "endpoint", "") or "core.windows.net")
+    return BlobDatastore(str(one.name), str(one.account_name), str(getattr(one, container)), endpoint)
+
+
+def _container(one: Any, archived: bool) -> DataContainer:
+    told = one.properties
+    tags = {str(key): str(value) for key, value in (told.tags or {}).items()}
+    kind = str(getattr(told.data_type, "value", told.data_type))
+    return DataContainer(str(one.name), kind, archived, told.description or None, tags)
 
 
 def _version(one: Any) -> DataVersion:

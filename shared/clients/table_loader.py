@@ -26,7 +26,8 @@ class SubprocessTableLoader:
     async def load(
         self, folders: Sequence[str], *, head_rows: int, count_rows: int, timeout_s: float, memory_bytes: int
     ) -> list[LoadedTable]:
-        with tempfile.TemporaryDirectory(prefix="table-") as beside:
+        # Beside the tables: whoever made that folder deletes it, also after a kill.
+        with tempfile.TemporaryDirectory(prefix="engine-", dir=Path(folders[0]).parent) as beside:
             answer = Path(beside, "answer.json")
             request = {
                 "folders": list(folders), "answer": str(answer), "head_rows": head_rows, "count_rows": count_rows,

@@ -67,6 +67,7 @@ class AssetFile(TypedDict):
     """One file of a version's plan. ``path`` is below both roots but for what is carried from outside."""
 
     path: str
+    account: str
     container: str
     name: str
     size_bytes: int
@@ -89,6 +90,8 @@ class CopiedFile(TypedDict):
     md5: str
     etag: str
     how: str
+    ref: str
+    """Of the source's blob that was copied: in a later round there may be another one under this path."""
 
 
 class MltableRequest(TypedDict):

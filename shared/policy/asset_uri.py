@@ -24,6 +24,7 @@ _HADOOP = re.compile(
     r"(?:wasbs?|abfss?)://(?P<container>[^@/]+)@(?P<account>[^./]+)\.(?:blob|dfs)\.[^/]+(?:/(?P<path>.*))?",
     re.IGNORECASE | re.DOTALL,
 )
+_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,6 @@ def is_below(path: str, root: str) -> bool:
     return not root or path == root or path.startswith(f"{root}/")
 
 
-def without_query(uri: str) -> str:
-    """An address for a report: what follows ``?`` may be a signature."""
-    return uri.partition("?")[0]
+def shown_uri(uri: str) -> str:
+    """An address for a report: what follows ``?`` may be a signature, what stands before ``@`` a password."""
+    return _PASSWORD.sub("//", uri.partition("?")[0], count=1)

@@ -92,20 +92,25 @@ def select(
         names = [one for one in sorted(listed) if Globs([name]).match(one)] if is_glob(name) else [name]
         if not names:
             unmet += [Unmet(name, wish, spec, "no MLTable of the source has such a name") for wish in versions]
+        met: set[str] = set()
         for asset in names:
             for wish in versions:
-                found = list(_meant(wish, listed.get(asset, ()), latest.get(asset)))
-                if not found and not is_glob(name):
-                    unmet.append(Unmet(asset, wish, spec, "the source has no such version of it"))
-                for version in found:
+                for version in _meant(wish, listed.get(asset, ()), latest.get(asset)):
+                    met.add(wish)
                     chosen.setdefault((asset, version), Selected(asset, version, spec, wish))
-    names_in_order = list(dict.fromkeys(name for name, _ in chosen))
-    ordered = [
-        chosen[name, one.version]
-        for name in names_in_order
-        for one in in_source_order(listed[name])
-        if (name, one.version) in chosen
-    ]
+        if names:
+            # Of a glob, some asset has to have it.
+            reason = "the source has no such version of " + ("any asset of such a name" if is_glob(name) else "it")
+            unmet += [Unmet(name, wish, spec, reason) for wish in versions if wish not in met]
+    by_name: dict[str, list[Selected]] = {}
+    for one in chosen.values():
+        by_name.setdefault(one.name, []).append(one)
+    ordered = []
+    for name, mine in by_name.items():
+        wanted = {one.version: one for one in mine}
+        ordered += [wanted.pop(known.version) for known in in_source_order(listed[name]) if known.version in wanted]
+        # A latest version that was registered after the listing.
+        ordered += wanted.values()
     return ordered, unmet
 
 

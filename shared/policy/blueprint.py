@@ -6,6 +6,8 @@ file: mltable 1.7.0's own schema (``mltable/schema/MLTable.json``), docs/protoco
 """
 
 import difflib
+import functools
+import itertools
 import json
 import posixpath
 import re
@@ -17,15 +19,21 @@ import yaml
 
 from shared.errors import ItemError, Unsupported
 from shared.policy.asset_uri import (
+    DatastorePath,
+    StoragePath,
     WorkspaceName,
     is_below,
     normal_path,
     parse_datastore_path,
     parse_storage_path,
-    without_query,
+    shown_uri,
 )
 
 MAX_BLUEPRINT_BYTES = 1024 * 1024
+# With each alias counted as what it stands for: a few lines of aliases of aliases can mean more than fits into memory.
+_MAX_NODES = 200_000
+_DIFF_LINES = 400
+_DIFF_COLUMNS = 1000
 BLUEPRINT = "MLTable"
 # Below the asset's root, for what lay outside of it and is carried along.
 CARRIED_FOLDER = "_outside"
@@ -39,6 +47,7 @@ _TRANSFORMATIONS = (
 )  # fmt: skip
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|[A-Za-z]:[\\/]")
 _SIGNATURE = re.compile(r"(?i)([?&]sig=)[^&\s'\"]+")
+_SECRET = re.compile(r"(?i)[?&]sig=|//[^/@]*:[^/@]*@")
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
 _GLOB = re.compile(r"[*?\[{]")
 
@@ -87,6 +96,18 @@ class Blueprint:
     reader: str
     is_random: bool
 
+    @property
+    def reads_lines(self) -> bool:
+        """Whether the beginning of a file, up to an end of line, is a table by itself."""
+        if self.reader not in ("read_delimited", "read_json_lines"):
+            return False
+        for one in self.document.get("transformations") or ():
+            given = one.get(self.reader) if isinstance(one, dict) else None
+            if isinstance(given, dict):
+                encoding = str(given.get("encoding", "utf8")).lower().replace("-", "")
+                return not given.get("support_multi_line") and not encoding.startswith(("utf16", "utf32", "ucs"))
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -100,13 +121,23 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
+class Store:
+    """A blob datastore of the source's workspace."""
+
+    name: str
+    account: str
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """What a path of a blueprint points to.
 
     Attributes:
         kind: ``inside`` the asset's root, already in the ``target``, or what it points to otherwise.
-        relative: The path below the root; the folder below ``CARRIED_FOLDER`` for what can be carried.
-        container: Of the source account, for what can be carried.
+        relative: The path below the root.
+        account: Where what can be carried lies.
+        container: Of that account.
         path: In that container.
         can_carry: Whether the storage behind is known and reachable with the source's credential.
         reason: For a person.
@@ -115,6 +146,7 @@ class Place:
     entry: PathEntry
     kind: Kind
     relative: str = ""
+    account: str = ""
     container: str = ""
     path: str = ""
     can_carry: bool = False
@@ -134,20 +166,33 @@ def parse_blueprint(data: bytes) -> Blueprint:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _invalid(f"it is not UTF-8 (byte {error.start})") from None
+    loader = None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is not None:
+            _check_size(root)
+            _check_keys(root)
+        # Resolves merge keys ('<<') in the nodes themselves, and everything below sees that.
+        document = loader.construct_document(root) if root is not None else None
+    except ItemError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise _invalid(f"{where}{error.problem or error.context or 'it is not YAML'}") from None
+    except (LookupError, AttributeError, TypeError, ArithmeticError):
+        # What the library stumbles over where a tag such as !!int or !!timestamp stands before other text.
+        raise _invalid("a tag ('!!...') stands before a value that it does not fit") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _invalid(
             f"it is not YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
+    finally:
+        if loader is not None:
+            loader.dispose()
     if not isinstance(root, yaml.MappingNode) or not isinstance(document, dict):
         raise _invalid("it must be a mapping with 'paths'")
-    _check_keys(root)
     _check_top(document)
     entries = tuple(_entries(root))
     reader, is_random = _check_transformations(document.get("transformations"))
@@ -156,22 +201,28 @@ def parse_blueprint(data: bytes) -> Blueprint:
 
 
 def locate(
-    blueprint: Blueprint, home: Home, target: Home, storage_urls: Mapping[str, str], *, accounts: Sequence[str] = ()
+    blueprint: Blueprint,
+    home: Home,
+    storage_urls: Mapping[str, str],
+    *,
+    stores: Sequence[Store] = (),
+    target: Home | None = None,
 ) -> list[Place]:
     """Where each path of the blueprint points to.
 
     Args:
         blueprint: Of the source.
         home: Where the asset lies.
-        target: Where it will lie; a path into there is done already.
         storage_urls: See :func:`parse_storage_path`.
-        accounts: Other storage accounts of the source's workspace.
+        stores: The blob datastores of the source's workspace.
+        target: For a text that was rewritten before: a path into there is done already. Never for one of the source,
+            where a short path may look the same and mean the source's own datastore.
 
     Raises:
         ItemError: code ``blueprint_invalid``, for a path that no cloud can resolve.
         Unsupported: code ``signed_url``, for a URL with a signature, which must not be handed on.
     """
-    return [_place(entry, home, target, storage_urls, accounts) for entry in blueprint.paths]
+    return [_place(entry, home, target, storage_urls, stores) for entry in blueprint.paths]
 
 
 def rewrite(
@@ -208,11 +259,14 @@ def rewrite(
 
 
 def unified_diff(before: str, after: str) -> str:
-    """What was rewritten, for a report; empty if nothing was. Signatures are left out."""
+    """What was rewritten, for a report; empty if nothing was. Left out are signatures, and what is too long to read."""
     lines = difflib.unified_diff(
         before.splitlines(), after.splitlines(), "source/MLTable", "target/MLTable", lineterm="", n=2
     )
-    return _SIGNATURE.sub(r"\1***", "\n".join(lines))
+    shown = list(itertools.islice(lines, _DIFF_LINES + 1))
+    if len(shown) > _DIFF_LINES:
+        shown[-1] = "... and so on; compare the two files for the rest"
+    return _SIGNATURE.sub(r"\1***", "\n".join(line[:_DIFF_COLUMNS] for line in shown))
 
 
 def local_text(blueprint: Blueprint, relatives: Sequence[str | None], files: Sequence[str]) -> str | None:
@@ -262,6 +316,34 @@ def _invalid(detail: str) -> ItemError:
     return ItemError(f"the MLTable file cannot be used: {detail}", code="blueprint_invalid", subject=BLUEPRINT)
 
 
+def _check_size(root: yaml.Node) -> None:
+    """How much the document means once every alias is replaced; nothing may hold itself."""
+    sizes: dict[yaml.Node, int] = {}
+    open_nodes: set[yaml.Node] = set()
+    waiting: list[tuple[yaml.Node, bool]] = [(root, False)]
+    while waiting:
+        node, is_done = waiting.pop()
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [one for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        if is_done:
+            open_nodes.discard(node)
+            sizes[node] = 1 + sum(sizes[child] for child in children)
+            if sizes[node] > _MAX_NODES:
+                raise _invalid(
+                    f"line {node.start_mark.line + 1}: its aliases stand for more than {_MAX_NODES:,} values"
+                )
+            continue
+        if node in open_nodes:
+            raise _invalid(f"line {node.start_mark.line + 1}: it has an alias of something that it is part of")
+        if node not in sizes:
+            open_nodes.add(node)
+            waiting.append((node, True))
+            waiting += [(child, False) for child in children]
+
+
 def _check_keys(node: yaml.Node) -> None:
     """No key twice: which of the two counts would depend on who reads it."""
     # Nodes are told apart by identity: an alias is the very node that its anchor marks.
@@ -301,12 +383,13 @@ def _check_top(document: Mapping[str, Any]) -> None:
 
 
 def _child(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    """The value of a key; the last, since what was merged stands before what is the mapping's own."""
+    found: yaml.Node | None = None
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value == name:
-                found: yaml.Node = value
-                return found
-    return None
+                found = value
+    return found
 
 
 def _entries(root: yaml.Node) -> Iterator[PathEntry]:
@@ -387,34 +470,20 @@ def _tokens(node: yaml.Node | None) -> Iterator[Token]:
 
 
 def _place(
-    entry: PathEntry, home: Home, target: Home, storage_urls: Mapping[str, str], accounts: Sequence[str]
+    entry: PathEntry, home: Home, target: Home | None, storage_urls: Mapping[str, str], stores: Sequence[Store]
 ) -> Place:
     value = entry.value
-    if re.search(r"(?i)[?&]sig=", value):
+    if _SECRET.search(value):
         raise Unsupported(
-            f"the path {without_query(value)!r} holds a signature (SAS), which must not be handed on; name the data "
-            "without it, or copy it below the asset's folder",
+            f"the path {shown_uri(value)!r} holds a signature (SAS) or a password, which must not be handed on; name "
+            "the data without it, or copy it below the asset's folder",
             code="signed_url",
             subject=BLUEPRINT,
         )
     if (named := parse_datastore_path(value)) is not None:
-        return _place_in_datastore(entry, named.workspace, named.datastore, named.path, home, target)
+        return _place_in_datastore(entry, named, home, target, stores)
     if (stored := parse_storage_path(value, storage_urls)) is not None:
-        if (stored.account, stored.container) == (home.account, home.container):
-            return _place_in_container(entry, normal_path(stored.path), home)
-        if (stored.account, stored.container) == (target.account, target.container) and is_below(
-            normal_path(stored.path), target.root
-        ):
-            return Place(entry, "target", normal_path(stored.path).removeprefix(target.root).strip("/"))
-        if stored.account == home.account or stored.account in accounts:
-            return Place(
-                entry, "other_datastore", container=stored.container, path=normal_path(stored.path),
-                can_carry=stored.account == home.account,
-                reason=f"it lies in the container {stored.container!r} of the source's account {stored.account!r}",
-            )  # fmt: skip
-        if not value.lower().startswith("http"):
-            return Place(entry, "other_datastore", reason=f"it lies in the storage account {stored.account!r}")
-        return Place(entry, "public_url", reason="it is an address outside of the workspace")
+        return _place_in_storage(entry, stored, home, target, stores)
     if re.match(r"(?i)https?://", value):
         return Place(entry, "public_url", reason="it is an address outside of the workspace")
     if value.lower().startswith("azureml:"):
@@ -429,40 +498,74 @@ def _place(
     return _place_in_container(entry, normal_path(joined), home)
 
 
-def _place_in_datastore(
-    entry: PathEntry, workspace: WorkspaceName | None, datastore: str, path: str, home: Home, target: Home
+def _place_in_storage(
+    entry: PathEntry, stored: StoragePath, home: Home, target: Home | None, stores: Sequence[Store]
 ) -> Place:
-    normal = normal_path(path)
-    if any(segment == ".." for segment in normal.split("/")):
-        raise _invalid(f"the path {entry.value[:120]!r} holds '..' where that has no meaning")
-    if workspace is not None and workspace.is_same(target.workspace) and not workspace.is_same(home.workspace):
-        if datastore == target.datastore and is_below(normal, target.root):
-            return Place(entry, "target", normal.removeprefix(target.root).strip("/"))
-        return Place(entry, "other_datastore", reason="it lies elsewhere in the target's workspace")
-    if workspace is not None and not workspace.is_same(home.workspace):
+    here = (stored.account, stored.container)
+    path = normal_path(stored.path)
+    is_known = here in [(store.account, store.container) for store in stores]
+    if is_known or stored.account == home.account:
+        _check_segments(entry, path)
+    if here == (home.account, home.container):
+        return _place_in_container(entry, path, home)
+    if target is not None and here == (target.account, target.container) and is_below(path, target.root):
+        return Place(entry, "target", path.removeprefix(target.root).strip("/"))
+    if stored.account == home.account or is_known:
+        return Place(
+            entry, "other_datastore", account=stored.account, container=stored.container, path=path, can_carry=True,
+            reason=f"it lies in the container {stored.container!r} of the source's account {stored.account!r}",
+        )  # fmt: skip
+    if not entry.value.lower().startswith("http"):
+        return Place(entry, "other_datastore", reason=f"it lies in the storage account {stored.account!r}")
+    return Place(entry, "public_url", reason="it is an address outside of the workspace")
+
+
+def _place_in_datastore(
+    entry: PathEntry, named: DatastorePath, home: Home, target: Home | None, stores: Sequence[Store]
+) -> Place:
+    path, workspace, datastore = normal_path(named.path), named.workspace, named.datastore
+    _check_segments(entry, path)
+    is_mine = workspace is None or workspace.is_same(home.workspace)
+    if target is not None and datastore == target.datastore and is_below(path, target.root):
+        # A short path may be of a text that was rewritten before: the two datastores may have the same name.
+        is_theirs = workspace is not None and workspace.is_same(target.workspace)
+        is_short = workspace is None and not (datastore == home.datastore and is_below(path, home.root))
+        if is_short or (is_theirs and not is_mine):
+            return Place(entry, "target", path.removeprefix(target.root).strip("/"))
+    if workspace is not None and not is_mine:
         return Place(entry, "other_datastore", reason=f"it lies in the workspace {workspace.name!r}")
-    if datastore != home.datastore:
-        if workspace is None and datastore == target.datastore and is_below(normal, target.root):
-            return Place(entry, "target", normal.removeprefix(target.root).strip("/"))
+    if datastore == home.datastore:
+        return _place_in_container(entry, path, home)
+    store = next((one for one in stores if one.name == datastore), None)
+    if store is None:
         return Place(entry, "other_datastore", reason=f"it lies in the datastore {datastore!r}")
-    if workspace is None and not is_below(normal, home.root) and is_below(normal, target.root):
-        # A short path of a text that was rewritten before: the two datastores have the same name.
-        return Place(entry, "target", normal.removeprefix(target.root).strip("/"))
-    return _place_in_container(entry, normal, home)
+    if (store.account, store.container) == (home.account, home.container):
+        return _place_in_container(entry, path, home)
+    return Place(
+        entry, "other_datastore", account=store.account, container=store.container, path=path, can_carry=True,
+        reason=f"it lies in the datastore {datastore!r}",
+    )  # fmt: skip
+
+
+def _check_segments(entry: PathEntry, path: str) -> None:
+    if ".." in path.split("/"):
+        raise _invalid(f"the path {entry.value[:120]!r} holds '..' where that has no meaning")
 
 
 def _place_in_container(entry: PathEntry, path: str, home: Home) -> Place:
     if is_below(path, home.root):
         return Place(entry, "inside", path.removeprefix(home.root).strip("/"))
     return Place(
-        entry, "outside_root", relative="", container=home.container, path=path, can_carry=True,
+        entry, "outside_root", account=home.account, container=home.container, path=path, can_carry=True,
         reason=f"it leaves the asset's folder {home.root!r}: it lies at {path!r}",
     )  # fmt: skip
 
 
 def carried_path(place: Place, home: Home) -> str:
     """Where a path that is carried lies below the root."""
-    before = "" if place.container == home.container else f"{place.container}/"
+    before = "" if (place.account, place.container) == (home.account, home.container) else f"{place.container}/"
+    if place.account != home.account:
+        before = f"{place.account}/{before}"
     return f"{CARRIED_FOLDER}/{before}{place.path}"
 
 
@@ -546,6 +649,7 @@ def _assert_only_that(blueprint: Blueprint, text: str, wanted: Sequence[str]) ->
         )
 
 
+@functools.lru_cache(maxsize=256)
 def _pattern(pattern: str) -> re.Pattern[str]:
     """``**`` spans folders, ``*`` and ``?`` stay in one; whatever else is literal."""
     out = ""

@@ -154,3 +154,40 @@ def test_yaml_on_its_own_host_killed_and_started_again(ws: Workspaces, app: App,
     manifest = json.loads((tmp_path / "migration_manifest.json").read_text())
     assert [(item["status"], item["dest_file_count"]) for item in manifest["items"]] == [("success", 40)]
     assert len(ws.migrated("cmd")) == 41
+
+
+def test_the_operators_command_reads_the_workspaces_by_name_as_well(app: App, ws: Workspaces, tmp_path: Path) -> None:
+    ws.add("cmd")
+    write_config(tmp_path, ws)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "kind: mltable\nname: by-name\nconfig:\n  source_workspace_config: config/source_config.json\n"
+        "  target_workspace_config: config\\target_config.json\n  assets: [{name: cmd, versions: [1]}]\n"
+        "  defaults: {validation: {enabled: false}}\n"
+    )
+
+    def start() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.migrate", "--url", app.host.url, "start", str(spec), "--watch"],
+            cwd=tmp_path.parent, capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    status, err = start()
+    assert (status, len(ws.migrated("cmd"))) == (0, 3), err
+    (tmp_path / "config" / "source_config.json").unlink()
+    status, err = start()
+    assert (status, "source_config.json" in err, "Traceback" in err) == (2, True, False)
+
+
+def test_a_command_with_nothing_under_defaults(app: App, ws: Workspaces, tmp_path: Path) -> None:
+    ws.add("cmd")
+    write_config(tmp_path, ws)
+    config = tmp_path / "empty.yaml"
+    config.write_text(
+        "source_workspace_config: config/source_config.json\ntarget_workspace_config: config/target_config.json\n"
+        "defaults:\nassets: [{name: cmd, versions: [1]}]\n"
+    )
+    status, _, err = run(app, config, "--dry-run")
+    assert (status, ws.blobs("target")) == (0, {}), err

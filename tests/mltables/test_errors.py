@@ -92,9 +92,10 @@ def test_a_hang_or_a_hunger_of_the_engine_fails_the_check_alone(app: App, ws: Wo
     ws.add("hungers")
     ws.add("thrives")
     manifest = app.run(job, [
-        {"name": "hangs", "versions": ["1"], "validation": {"timeout_s": 1, "memory": "4GiB", "count_rows": 1000000}},
-        {"name": "hungers", "versions": ["1"], "validation": {"memory": "256MiB"}},
-        {"name": "thrives", "versions": ["1"], "validation": {}},
+        {"name": "hangs", "versions": ["1"], "validation": {"enabled": True, "timeout_s": 1, "memory": "4GiB",
+                                                            "count_rows": 1000000}},
+        {"name": "hungers", "versions": ["1"], "validation": {"enabled": True, "memory": "256MiB"}},
+        {"name": "thrives", "versions": ["1"], "validation": {"enabled": True}},
     ], ends="completed_with_failures")  # fmt: skip
     found = {item["asset_name"]: item for item in manifest["items"]}
     assert found["thrives"]["status"] == "success"

@@ -51,10 +51,13 @@ def test_another_datastore(app: App, ws: Workspaces, job: str) -> None:
     ws.add("elsewhere", datastore="sas_store")
     item = only(app.run(job, ["elsewhere"], **FAILS))
     assert (item["error_code"], "sas_store" in item["error_detail"]) == ("other_datastore", True)
-    path = ws.long("source", "p/a.csv", "sas_store")
-    ws.add("mixed", files={"own.csv": rows(2)}, text=text("file: ./own.csv", f"file: {path}"))
-    item = only(app.run(job, ["mixed"], other_datastore="carry", **FAILS))
-    assert (item["error_code"], "cannot be carried" in item["error_detail"]) == ("other_datastore", True)
+    for number, path in enumerate((
+        "azureml://datastores/nowhere/paths/a.csv", ws.long("target", "p/a.csv"), "azureml:another:1",
+        "wasbs://c@stranger.blob.core.windows.net/a.csv",
+    )):  # fmt: skip
+        ws.add(f"mixed{number}", files={"own.csv": rows(2)}, text=text("file: ./own.csv", f"file: {path}"))
+        item = only(app.run(job, [f"mixed{number}"], other_datastore="carry", **FAILS))
+        assert (item["error_code"], "cannot be carried" in item["error_detail"]) == ("other_datastore", True)
 
 
 def test_another_container_of_the_account(app: App, ws: Workspaces, job: str) -> None:
@@ -100,6 +103,7 @@ def test_names_that_have_broken_migrations_before(app: App, ws: Workspaces, job:
     }  # fmt: skip
     ws.add("names", files=files, text=text("file: ./empty.csv"))
     for way in ("auto", "never"):
+        ws.emulators.clear_assets("ws-target")
         item = only(app.run(job, ["names"], server_side_copy=way, destination_prefix=way))
         assert (item["status"], item["dest_file_count"]) == ("success", len(files))
         assert item["files_by_service"] == (len(files) - 1 if way == "auto" else 0)

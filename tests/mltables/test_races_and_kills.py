@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from azure.storage.blob import ContentSettings
+
 from tests.support.mltables import App, Workspaces, rows
 from tests.support.platform import until
 
@@ -32,11 +34,13 @@ def test_two_runs_of_the_same_assets(app: App, ws: Workspaces, job: str) -> None
 
 
 def test_two_hosts_with_other_data_under_one_name(app: App, ws: Workspaces, job: str, tmp_path: Path) -> None:
-    """Two operators, who know nothing of each other, and two assets that both want to be ``same:1``.
+    """Two operators, who know nothing of each other, and two folders that both want to be ``same:1``.
 
-    The source is exchanged between their plans, so that to the target they are two different tables.
+    The source keeps no hash of its file, so that nobody takes the other's folder for the same data.
     """
     ws.add("same", files={"a.csv": rows(3)})
+    with ws.container("source") as client:
+        client.get_blob_client("data/same/1/a.csv").set_http_headers(ContentSettings(content_type="text/csv"))
     other = App(ws, tmp_path)
     try:
         # Slow enough that both have looked before either has registered.

@@ -22,6 +22,10 @@ from azure.storage.blob import ContainerClient
 from local.emulators.launch import RunningEmulators, azureml_settings
 from local.host.process import RunningHost
 from local.host.process import launch as launch_host
+from shared.engine.mltables import steps
+from shared.engine.mltables.discover import discover
+from shared.services import Services
+from shared.settings import read_settings
 from tests.support.platform import FINISHED, PATIENCE_S, REPOSITORY, Answer, http
 
 STORE = "workspaceblobstore"
@@ -73,9 +77,10 @@ class Workspaces:
                 client.upload_blob(name, data, overwrite=True)
 
     def blobs(self, side: str, prefix: str = "") -> dict[str, bytes]:
-        """Every blob with its bytes."""
+        """Every blob with its bytes; none of those that only mark a folder."""
         with self.container(side) as client:
-            names = [blob.name for blob in client.list_blobs(name_starts_with=prefix)]
+            listed = client.list_blobs(name_starts_with=prefix, include=["metadata"])
+            names = [blob.name for blob in listed if "hdi_isfolder" not in (blob.metadata or {})]
             return {name: client.download_blob(name).readall() for name in names}
 
     def add(
@@ -139,6 +144,72 @@ class Workspaces:
         return {path.removeprefix(root): data for path, data in self.blobs("target", root).items()}
 
 
+class Walk:
+    """One run whose steps are taken one by one in this process, so that a test can do something between them.
+
+    What ``App`` does with the same steps is its own tests' matter; here it is about what they meet.
+    """
+
+    def __init__(self, workspaces: Workspaces, root: Path, name: str = "walk", client: str = "migrator") -> None:
+        self.workspaces = workspaces
+        self.id = f"mltable-{name}-20260101T000000Z"
+        self.store = root / "store"
+        self.services = Services(read_settings({
+            **workspaces.emulators.environment(), **azureml_settings(workspaces.emulators.addresses, client),
+            "RUN_STORE_URL": f"file:{self.store}",
+        }))  # fmt: skip
+        self.round = 1
+
+    async def begin(self, assets: Iterable[Any], **defaults: Any) -> None:
+        """Post the job and discover its versions."""
+        records = self.services.asset_records(self.id)
+        spec = job_spec(self.workspaces, "walk", assets, **defaults)
+        await records.save("run.json", {"spec": spec, "name": "walk", "kind": "mltable", "round": 1,
+                                        "started_at": "2026-01-01T00:00:00Z"})  # fmt: skip
+        await self.services.prepare_mltables(self.id)
+        await discover(await self.services.mltable_run(self.id), self.round)
+
+    async def again(self) -> None:
+        """What retry-failed does first."""
+        self.round += 1
+        await discover(await self.services.mltable_run(self.id), self.round)
+
+    async def take(self, *names: str, group: int = 1, version: int = 0) -> None:
+        """Steps of one version: ``plan``, ``copy`` (of all parts), ``check``, ``register``, ``validate``."""
+        for name in names:
+            run = await self.services.mltable_run(self.id)
+            if name == "copy":
+                document = await run.records.load(run.records.version_key(group, version))
+                for part in range((document or {"parts": 0})["parts"]):
+                    await steps.copy_step(run, group, version, part)
+            else:
+                await getattr(steps, f"{name}_step")(run, group, version)
+
+    async def record(self, group: int = 1, version: int = 0) -> Any:
+        return await self.services.asset_records(self.id).record(group, version)
+
+    async def close(self) -> None:
+        for made in self.services.mltable_clients.values():
+            for one in made if isinstance(made, tuple) else (made,):
+                if hasattr(one, "close"):
+                    await one.close()
+
+
+def job_spec(workspaces: Workspaces, name: str, assets: Iterable[Any], **defaults: Any) -> dict[str, Any]:
+    """A job; an asset may be given by its name alone, then version 1. ``batch`` is the batch's id."""
+    batch = defaults.pop("batch", None)
+    return {
+        "kind": "mltable", "name": name,
+        "config": {
+            "migration_batch_id": batch,
+            "source_workspace_config": workspaces.config("source"),
+            "target_workspace_config": workspaces.config("target"),
+            "defaults": {**QUICK, **defaults},
+            "assets": [{"name": one, "versions": ["1"]} if isinstance(one, str) else one for one in assets],
+        },
+    }  # fmt: skip
+
+
 class App:
     """The app on the embedded host, pointed at the emulators."""
 
@@ -168,18 +239,7 @@ class App:
         self.host.kill()
 
     def spec(self, name: str, assets: Iterable[Any], **defaults: Any) -> dict[str, Any]:
-        """A job; an asset may be given by its name alone, then version 1. ``batch`` is the batch's id."""
-        batch = defaults.pop("batch", None)
-        return {
-            "kind": "mltable", "name": name,
-            "config": {
-                "migration_batch_id": batch,
-                "source_workspace_config": self.workspaces.config("source"),
-                "target_workspace_config": self.workspaces.config("target"),
-                "defaults": {**QUICK, **defaults},
-                "assets": [{"name": one, "versions": ["1"]} if isinstance(one, str) else one for one in assets],
-            },
-        }  # fmt: skip
+        return job_spec(self.workspaces, name, assets, **defaults)
 
     def call(self, method: str, path: str, document: Any = None) -> Answer:
         body = json.dumps(document).encode() if document is not None else None

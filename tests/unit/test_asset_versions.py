@@ -46,7 +46,9 @@ def test_each_version_once_and_by_the_first_who_asked() -> None:
 
 def test_what_is_not_there() -> None:
     _, unmet = select([("gone", ["1"]), ("orders", ["77", "9"]), ("x*", ["*"]), ("sto*", ["5"])], LISTED, LATEST)
-    assert [(one.name, one.requested) for one in unmet] == [("gone", "1"), ("orders", "77"), ("x*", "*")]
+    assert [(one.name, one.requested) for one in unmet] == [
+        ("gone", "1"), ("orders", "77"), ("x*", "*"), ("sto*", "5"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("wish", ["9..3", "..", "a..b", "1 2", "", "../x", "*x"])
@@ -71,3 +73,8 @@ def test_tags_are_those_of_section_10() -> None:
         "final_version": "9_m1", "collision_resolved": "true", "original_version_retained": "false",
         "migrated_on_utc": "2025-08-27T10:11:12Z",
     }  # fmt: skip
+
+
+def test_a_latest_version_that_was_registered_after_the_listing() -> None:
+    chosen, unmet = select([("orders", ["latest", "9"])], LISTED, {**LATEST, "orders": "99"})
+    assert ([one.version for one in chosen], unmet) == (["9", "99"], [])

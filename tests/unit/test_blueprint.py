@@ -12,9 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ItemError, Unsupported
-from shared.policy.asset_uri import WorkspaceName, is_same_uri, long_uri, parse_datastore_path, parse_storage_path
+from shared.policy.asset_uri import (
+    WorkspaceName,
+    is_same_uri,
+    long_uri,
+    parse_datastore_path,
+    parse_storage_path,
+    shown_uri,
+)
 from shared.policy.blueprint import (
     Home,
+    Store,
+    carried_path,
     covers,
     local_text,
     locate,
@@ -36,7 +45,7 @@ def long(home: Home, path: str) -> str:
 
 def rewritten(text: str, urls: dict[str, str] | None = None) -> str:
     blueprint = parse_blueprint(text.encode())
-    places = locate(blueprint, SOURCE, TARGET, urls or {})
+    places = locate(blueprint, SOURCE, urls or {}, target=TARGET)
     return rewrite(blueprint, places, SOURCE, TARGET, urls or {})
 
 
@@ -142,7 +151,7 @@ def test_what_mltable_would_not_take(text: str, code: str, says: str) -> None:
 def test_paths_that_no_cloud_resolves(path: str) -> None:
     blueprint = parse_blueprint(one(f"'{path}'").encode())
     with pytest.raises(ItemError):
-        locate(blueprint, SOURCE, TARGET, {})
+        locate(blueprint, SOURCE, {})
 
 
 @pytest.mark.parametrize("path", [
@@ -150,13 +159,13 @@ def test_paths_that_no_cloud_resolves(path: str) -> None:
     "abfss://c@third.dfs.core.windows.net/a.csv", long(TARGET, "elsewhere/a.csv"),
 ])  # fmt: skip
 def test_other_datastores(path: str) -> None:
-    (place,) = locate(parse_blueprint(one(path).encode()), SOURCE, TARGET, {})
+    (place,) = locate(parse_blueprint(one(path).encode()), SOURCE, {})
     assert (place.kind, place.can_carry) == ("other_datastore", False)
 
 
 def test_other_container_of_the_account_can_be_carried() -> None:
     path = "https://srcaccount.blob.core.windows.net/public/x/a.csv"
-    (place,) = locate(parse_blueprint(one(path).encode()), SOURCE, TARGET, {})
+    (place,) = locate(parse_blueprint(one(path).encode()), SOURCE, {})
     assert (place.kind, place.can_carry, place.container, place.path) == ("other_datastore", True, "public", "x/a.csv")
 
 
@@ -183,6 +192,108 @@ def test_uris() -> None:
     assert not is_same_uri(one_form, "azureml://datastores/ds/paths/a/b", TARGET.workspace)
     assert parse_datastore_path("azureml:asset:1") is None
     assert parse_storage_path("https://example.org/x", {}) is None
+
+
+@pytest.mark.parametrize("path", [
+    "azureml://datastores/workspaceblobstore/paths/elsewhere/a.csv",
+    # As the target's folder is called, but a short path of the source means the source's datastore.
+    "azureml://datastores/workspaceblobstore/paths/migrated/sales/9/a.csv",
+])  # fmt: skip
+def test_a_short_path_outside_of_the_root_is_never_taken_for_one_of_the_target(path: str) -> None:
+    blueprint = parse_blueprint(one(path).encode())
+    places = locate(blueprint, SOURCE, {})
+    assert [(place.kind, place.can_carry) for place in places] == [("outside_root", True)]
+    assert "file: ./_outside/" in rewrite(blueprint, places, SOURCE, TARGET, {})
+
+
+STORES = [Store("workspaceblobstore", "srcaccount", "src-container"), Store("other", "second", "raw"),
+          Store("alias", "srcaccount", "src-container")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "kind", "there", "carried"), [
+    ("azureml://datastores/other/paths/x/a.csv", "other_datastore", ("second", "raw", "x/a.csv"),
+     "_outside/second/raw/x/a.csv"),
+    (long_uri(SOURCE.workspace, "other", "x/a.csv").rstrip("/"), "other_datastore", ("second", "raw", "x/a.csv"),
+     "_outside/second/raw/x/a.csv"),
+    ("wasbs://raw@second.blob.core.windows.net/x/a.csv", "other_datastore", ("second", "raw", "x/a.csv"),
+     "_outside/second/raw/x/a.csv"),
+    ("azureml://datastores/alias/paths/y/a.csv", "outside_root", ("srcaccount", "src-container", "y/a.csv"),
+     "_outside/y/a.csv"),
+])  # fmt: skip
+def test_datastores_of_the_sources_workspace_can_be_carried(
+    path: str, kind: str, there: tuple[str, str, str], carried: str
+) -> None:
+    (place,) = locate(parse_blueprint(one(path).encode()), SOURCE, {}, stores=STORES)
+    assert (place.kind, place.can_carry, (place.account, place.container, place.path)) == (kind, True, there)
+    assert carried_path(place, SOURCE) == carried
+
+
+def test_an_alias_of_the_default_datastore_is_rewritten_like_it() -> None:
+    blueprint = parse_blueprint(one("azureml://datastores/alias/paths/data/sales/9/a.csv").encode())
+    places = locate(blueprint, SOURCE, {}, stores=STORES)
+    assert rewrite(blueprint, places, SOURCE, TARGET, {}) == one(
+        "azureml://datastores/workspaceblobstore/paths/migrated/sales/9/a.csv"
+    )
+
+
+@pytest.mark.parametrize("path", [
+    "https://srcaccount.blob.core.windows.net/src-container/data/sales/9/../10/*.csv",
+    "wasbs://raw@second.blob.core.windows.net/../a.csv",
+    "azureml://datastores/workspaceblobstore/paths/data/sales/9/../10/a.csv",
+])  # fmt: skip
+def test_a_way_up_in_an_address_is_refused(path: str) -> None:
+    with pytest.raises(ItemError) as caught:
+        locate(parse_blueprint(one(path, "pattern").encode()), SOURCE, {}, stores=STORES)
+    assert (caught.value.code, "'..'" in caught.value.detail) == ("blueprint_invalid", True)
+
+
+def test_a_password_is_neither_handed_on_nor_shown() -> None:
+    with pytest.raises(Unsupported) as caught:
+        locate(parse_blueprint(one("https://joe:hush@example.org/a.csv").encode()), SOURCE, {})
+    assert (caught.value.code, "hush" in caught.value.detail) == ("signed_url", False)
+    assert shown_uri("https://joe:hush@example.org/a.csv?sig=hush") == "https://example.org/a.csv"
+
+
+def bomb(mapping: str) -> str:
+    """Forty aliases, each of the one before, twice."""
+    lines = ["  b0: &b0 {x: 1}"]
+    lines += [f"  b{n}: &b{n} {mapping.format(f'*b{n - 1}')}" for n in range(1, 40)]
+    return one("./a.csv") + "metadata:\n" + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    (bomb("[{0}, {0}]"), "aliases stand for more"), (bomb("{{<<: [{0}, {0}]}}"), "aliases stand for more"),
+    (one("./a.csv") + "metadata: &a [*a]\n", "part of"), (one("./a.csv") + "metadata: &a {x: {y: *a}}\n", "part of"),
+    (one("./a.csv") + "metadata: {x: !!int ''}\n", "tag"), (one("./a.csv") + "metadata: {x: !!bool maybe}\n", "tag"),
+    (one("./a.csv") + "metadata: {x: !!timestamp soon}\n", "tag"),
+    (one("./a.csv") + "metadata: {x: !!python/object/apply:os.system [id]}\n", "line"),
+])  # fmt: skip
+def test_hostile_yaml_is_refused_and_costs_nothing(text: str, says: str) -> None:
+    with pytest.raises(ItemError) as caught:
+        parse_blueprint(text.encode())
+    assert (caught.value.code, says in caught.value.detail) == ("blueprint_invalid", True)
+
+
+def test_merged_keys_mean_what_yaml_says() -> None:
+    text = "type: mltable\n<<: {paths: [{file: ./not.csv}], metadata: {a: 1}}\npaths:\n  - file: ./a.csv\n"
+    assert [entry.value for entry in parse_blueprint(text.encode()).paths] == ["./a.csv"]
+    text = f"type: mltable\n<<: {{paths: [{{file: '{long(SOURCE, 'data/sales/9/a.csv')}'}}]}}\n"
+    assert rewritten(text) == text.replace(long(SOURCE, "data/sales/9"), long(TARGET, "migrated/sales/9"))
+
+
+def test_a_long_difference_is_cut() -> None:
+    shown = unified_diff("", "\n".join(f"{n}" + "x" * 5000 for n in range(5000)))
+    assert len(shown) < 500_000
+    assert shown.endswith("for the rest")
+
+
+@pytest.mark.parametrize(("transformation", "expected"), [
+    ("read_delimited", True), ("read_json_lines: {encoding: utf8}", True), ("read_parquet", False),
+    ("read_delimited: {support_multi_line: true}", False), ("read_delimited: {encoding: utf-16}", False),
+])  # fmt: skip
+def test_of_which_tables_a_beginning_is_one(transformation: str, expected: bool) -> None:
+    text = one("./a.csv") + f"transformations:\n  - {transformation}\n"
+    assert parse_blueprint(text.encode()).reads_lines is expected
 
 
 # -- generated ---------------------------------------------------------------------------------------------------------
@@ -231,7 +342,7 @@ def test_a_rewrite_is_idempotent_and_touches_nothing_but_the_tokens(text: str) -
     before = parse_blueprint(text.encode())
     after = rewritten(text)
     assert rewritten(after) == after
-    wanted = rewrite(before, locate(before, SOURCE, TARGET, {}), SOURCE, TARGET, {})
+    wanted = rewrite(before, locate(before, SOURCE, {}), SOURCE, TARGET, {})
     assert after == wanted
     # Outside of the values of paths not a character differs, and within them only what names the source.
     again = parse_blueprint(after.encode())

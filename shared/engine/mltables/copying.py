@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import json
 from base64 import b64decode
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Any
 
 from shared.engine.mltables.run import MltableRun
@@ -20,7 +21,7 @@ from shared.model.mltable_job import Options
 from shared.model.mltable_steps import AssetFile, CopiedFile
 from shared.model.steps import Counts, no_counts
 from shared.policy.blueprint import BLUEPRINT
-from shared.ports import AssetBlobs
+from shared.ports import AssetBlobs, SourceItem, Written
 
 _READ_BYTES = 4 * 1024 * 1024
 # Above that a file is no "small file" of a hash sample; where all are larger, the smallest are taken.
@@ -43,7 +44,11 @@ async def copy_part(run: MltableRun, group: int, version: int, part: int) -> Cou
     document = await run.records.version(group, version)
     options = run.options(document["spec"])
     files = await run.records.files(group, version, part)
-    done = {file["path"]: file for file in await run.records.copied(group, version, part)}
+    refs = {file["path"]: file["ref"] for file in files}
+    done = {
+        file["path"]: file for file in await run.records.copied(group, version, part)
+        if refs.get(file["path"]) == file["ref"]
+    }  # fmt: skip
     waiting = iter([file for file in files if file["path"] not in done])
     failures: list[MigrationError] = []
     counts = no_counts()
@@ -60,7 +65,7 @@ async def copy_part(run: MltableRun, group: int, version: int, part: int) -> Cou
             if failures and not isinstance(failures[-1], TransientError):
                 return
             try:
-                copied = await copy_file(run, document["root"], file, options)
+                copied = await copy_file(run, document["root"], file, options, may_replace=document["may_replace"])
             except MigrationError as error:
                 failures.append(error)
                 if len(failures) > options.parallel_copies:
@@ -82,24 +87,37 @@ async def copy_part(run: MltableRun, group: int, version: int, part: int) -> Cou
     return counts
 
 
-async def copy_file(run: MltableRun, root: str, file: AssetFile, options: Options) -> CopiedFile:
+async def copy_file(run: MltableRun, root: str, file: AssetFile, options: Options, *, may_replace: bool) -> CopiedFile:
     """Bring one file to the target, unless the same is there.
 
+    Args:
+        run: The run.
+        root: The folder at the target.
+        file: Which.
+        options: Of the asset.
+        may_replace: Whether the file that the plan found there may be written over.
+
     Raises:
-        TargetConflict: other content came to stand there since the plan was made.
+        TargetConflict: other content came to stand there since the plan was made, or must stay.
         MigrationError: of either side.
     """
-    source, target = run.source.blobs(file["container"]), run.target.container
+    source, target = run.source.holding(file), run.target.container
     name = f"{root}/{file['path']}"
     only_over: str | None = None
     if file["there"] is not None:
         # From the plan: this asset's own folder, or one with nothing else in it.
         size, md5, etag = file["there"]
         if size == file["size_bytes"] and md5 and md5 == file["md5"]:
-            return {"path": file["path"], "size_bytes": size, "md5": md5, "etag": etag, "how": "present"}
+            return _copied(file, Written(size, md5, etag), "present")
         same = await _same_there(source, target, file, name)
         if same is not None:
             return same
+        if not may_replace:
+            raise TargetConflict(
+                f"{name!r} at the target has other content, and its folder is registered; give the asset another "
+                "destination_subpath",
+                code="folder_taken",
+            )
         only_over = etag
     try:
         return await _write(source, target, file, name, only_over, options)
@@ -114,48 +132,104 @@ async def copy_file(run: MltableRun, root: str, file: AssetFile, options: Option
 async def check_files(run: MltableRun, group: int, version: int) -> dict[str, Any]:
     """Compare what lies at the target with the plan: count, bytes, and the hash of a sample, read on both sides.
 
+    Beside the sample, what the listing itself tells of every file is compared: its stored MD5, and whether it is still
+    the blob that was written. And the source is listed once more: what changed while it was copied is no copy of it.
+
     Returns:
         Fields of the record, ``checks`` among them: each ``passed``, ``failed``, ``warning`` or ``skipped``.
+
+    Raises:
+        IntegrityMismatch: a check failed whose severity is that.
+        ItemError: code ``source_changed``.
     """
     document = await run.records.version(group, version)
     options = run.options(document["spec"])
     root = document["root"]
     parts = range(document["parts"])
     files = [file for part in parts for file in await run.records.files(group, version, part)]
-    found = {}
-    async for path, size, etag in _listed(run.target.container, root):
-        found[path] = (size, etag)
-    sizes = [size for size, _ in found.values()]
-    sample = _sample(files, options.hash_sample_files)
-    mismatches, unread = await _compare_hashes(run, root, sample)
+    found = {
+        path: item for item in await list_items(run.target.container, root)
+        if (path := item.path.removeprefix(f"{root}/")) != BLUEPRINT
+    }  # fmt: skip
+    sizes = [item.size_bytes for item in found.values()]
     copied = await run.records.all_copied(group, version, document["parts"])
+    etags = {file["path"]: file["etag"] for file in copied}
+    sample = _sample(files, options.hash_sample_files)
+    sampled = {file["path"] for file in sample}
+    touched = [
+        file for file in files
+        if (item := found.get(path := file["path"])) and item.version != etags.get(path) and path not in sampled
+    ]  # fmt: skip
+    mismatches, unread = await _compare_hashes(run, root, [*sample, *touched])
+    mismatches = sorted({*mismatches, *(
+        file["path"] for file in files
+        if file["md5"] and file["path"] in found and stored_md5(found[file["path"]]) not in ("", file["md5"])
+    )})  # fmt: skip
     moved = [one for one in copied if one["how"] != "present"]
     checks = {
         "file_count": _verdict(len(found) == len(files), options.checks.file_count),
         "total_bytes": _verdict(sum(sizes) == sum(file["size_bytes"] for file in files), options.checks.total_bytes),
-        "hash_sample": _verdict(not mismatches, options.checks.hash_sample) if sample else "skipped",
+        "hash_sample": _verdict(not mismatches, options.checks.hash_sample) if sample or mismatches else "skipped",
     }
     warnings = list(document["record"]["warnings"])
     if unread:
         warnings.append(f"{len(unread)} files of the hash sample could not be read: {', '.join(unread[:5])}")
         checks["hash_sample"] = checks["hash_sample"] if mismatches else "warning"
     record = {
-        "dest_file_count": len(found), "dest_bytes": sum(sizes), "hash_sample_count": len(sample) - len(unread),
+        "dest_file_count": len(found), "dest_bytes": sum(sizes),
+        "hash_sample_count": len(sample) + len(touched) - len(unread),
         "hash_mismatches": len(mismatches), "checks": checks, "warnings": warnings, "files_copied": len(moved),
         "files_by_service": sum(one["how"] == "service" for one in moved),
         "bytes_copied": sum(one["size_bytes"] for one in moved), "skipped_existing": not moved,
     }  # fmt: skip
     document["record"] |= record
     await run.records.save(run.records.version_key(group, version), document)
-    _raise_failed(document["record"], files, found, mismatches)
+    _raise_failed(document["record"], files, {path: item.size_bytes for path, item in found.items()}, mismatches)
+    await _assert_unchanged(run, document)
     return record
+
+
+async def _assert_unchanged(run: MltableRun, document: dict[str, Any]) -> None:
+    store = next(one for one in run.source.every_store if one.name == document["home"]["store"])
+    blobs = run.source.blobs(store, store.container)
+    if source_state(await list_items(blobs, document["home"]["root"])) != document["source_state"]:
+        raise ItemError(
+            "files of the asset were written, added or deleted in the source while it was copied; retry-failed, or "
+            "another run, copies it as it is by then",
+            code="source_changed",
+        )
+
+
+def source_state(listed: Sequence[SourceItem]) -> str:
+    """A digest that differs once any blob was written, added or deleted."""
+    made = hashlib.sha256()
+    for item in sorted(listed, key=lambda one: one.path.encode("utf-8", "surrogatepass")):
+        made.update(json.dumps([item.path, item.version]).encode())
+    return made.hexdigest()
+
+
+def stored_md5(item: SourceItem) -> str:
+    """What the account keeps as MD5 of a blob, as hex; empty where it keeps none, or one that may be stale."""
+    facts = item.facts or {}
+    stored = str(facts.get("content_md5") or "")
+    return b64decode(stored).hex() if stored and facts.get("blob_type") == "BlockBlob" else ""
+
+
+async def list_items(blobs: AssetBlobs, folder: str) -> list[SourceItem]:
+    """Every blob below a folder, under its whole name."""
+    found: list[SourceItem] = []
+    cursor: str | None = None
+    while True:
+        page = await blobs.list_below(f"{folder}/" if folder else "", cursor)
+        found += page.items
+        cursor = page.cursor
+        if cursor is None:
+            return found
 
 
 async def roll_back(run: MltableRun, group: int, version: int) -> int:
     """Delete what this version's copy wrote, each only if it is still that very blob; how many were deleted."""
-    document = await run.records.load(run.records.version_key(group, version))
-    if document is None:
-        return 0
+    document = await run.records.version(group, version)
     copied = await run.records.all_copied(group, version, document["parts"])
     target = run.target.container
     deleted = 0
@@ -182,8 +256,7 @@ async def _write(
             except Unsupported:
                 pass
             else:
-                return {"path": file["path"], "size_bytes": written.size_bytes, "md5": written.md5,
-                        "etag": written.etag, "how": "service"}  # fmt: skip
+                return _copied(file, written, "service")
     content = await source.open(file["name"], file["ref"])
     try:
         written = await target.put(name, content, only_over=only_over)
@@ -191,8 +264,12 @@ async def _write(
         await content.close()
     if file["md5"] and written.md5 != file["md5"]:
         raise IntegrityMismatch(f"what was read of {file['name']!r} is not what its Content-MD5 says")
+    return _copied(file, written, "stream")
+
+
+def _copied(file: AssetFile, written: Written, how: str) -> CopiedFile:
     return {"path": file["path"], "size_bytes": written.size_bytes, "md5": written.md5, "etag": written.etag,
-            "how": "stream"}  # fmt: skip
+            "how": how, "ref": file["ref"]}  # fmt: skip
 
 
 async def _same_there(source: AssetBlobs, target: AssetBlobs, file: AssetFile, name: str) -> CopiedFile | None:
@@ -200,11 +277,7 @@ async def _same_there(source: AssetBlobs, target: AssetBlobs, file: AssetFile, n
     found = await target.stat(name)
     if found is None or found.size_bytes != file["size_bytes"]:
         return None
-    facts = found.facts or {}
-    stored = str(facts.get("content_md5") or "")
-    there = ""
-    if stored:
-        there = b64decode(stored).hex()
+    there = stored_md5(found)
     if not there or not file["md5"]:
         there = await hash_of(target, name, found.ref)
         own = file["md5"] or await hash_of(source, file["name"], file["ref"])
@@ -212,7 +285,7 @@ async def _same_there(source: AssetBlobs, target: AssetBlobs, file: AssetFile, n
         own = file["md5"]
     if own != there:
         return None
-    return {"path": file["path"], "size_bytes": found.size_bytes, "md5": own, "etag": found.version, "how": "present"}
+    return _copied(file, Written(found.size_bytes, own, found.version), "present")
 
 
 async def hash_of(blobs: AssetBlobs, name: str, ref: str) -> str:
@@ -245,7 +318,7 @@ async def _compare_hashes(run: MltableRun, root: str, sample: list[AssetFile]) -
     async def compare(file: AssetFile) -> None:
         async with places:
             try:
-                own = await hash_of(run.source.blobs(file["container"]), file["name"], file["ref"])
+                own = await hash_of(run.source.holding(file), file["name"], file["ref"])
                 there = await hash_of(run.target.container, f"{root}/{file['path']}", "")
             except NotFound:
                 mismatches.append(file["path"])
@@ -266,33 +339,18 @@ async def _compare_hashes(run: MltableRun, root: str, sample: list[AssetFile]) -
     return sorted(mismatches), sorted(unread)
 
 
-async def _listed(blobs: AssetBlobs, root: str) -> AsyncIterator[tuple[str, int, str]]:
-    cursor: str | None = None
-    while True:
-        page = await blobs.list_below(f"{root}/", cursor)
-        for item in page.items:
-            path = item.path.removeprefix(f"{root}/")
-            if path != BLUEPRINT:
-                yield path, item.size_bytes, item.version
-        cursor = page.cursor
-        if cursor is None:
-            return
-
-
 def _verdict(is_good: bool, severity: str) -> str:
     return "passed" if is_good else "failed" if severity == "fail" else "warning"
 
 
-def _raise_failed(
-    record: dict[str, Any], files: list[AssetFile], found: dict[str, tuple[int, str]], mismatches: list[str]
-) -> None:
+def _raise_failed(record: dict[str, Any], files: list[AssetFile], found: dict[str, int], mismatches: list[str]) -> None:
     checks = record["checks"]
     if "failed" not in checks.values():
         return
     wanted = {file["path"]: file["size_bytes"] for file in files}
     wrong = [f"missing: {path}" for path in wanted if path not in found]
     wrong += [f"not of the source: {path}" for path in found if path not in wanted]
-    wrong += [f"other size: {path}" for path in wanted if path in found and found[path][0] != wanted[path]]
+    wrong += [f"other size: {path}" for path in wanted if path in found and found[path] != wanted[path]]
     wrong += [f"other content: {path}" for path in mismatches]
     failed = [name for name, verdict in checks.items() if verdict == "failed"]
     raise IntegrityMismatch(

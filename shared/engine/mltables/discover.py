@@ -8,6 +8,7 @@ from shared.model.mltable_steps import asset_page
 from shared.model.steps import Counts, no_counts
 from shared.policy.asset_versions import ListedVersion, Selected, is_glob, select
 from shared.policy.globs import Globs
+from shared.ports import DataContainer
 
 _AT_ONCE = 8
 MLTABLE = "mltable"
@@ -46,6 +47,7 @@ async def discover(run: MltableRun, round_number: int) -> tuple[list[int], Count
     for number, (name, versions) in enumerate(groups.items(), start=1):
         await run.records.save(f"plan/{asset_page(number)}.json", {
             "name": name, "versions": versions, "source_latest": latest.get(name),
+            "asset": _asset(inventory["mltables"].get(name)),
         })  # fmt: skip
         counts["planned"] += len(versions)
         for position, wish in enumerate(versions):
@@ -55,8 +57,14 @@ async def discover(run: MltableRun, round_number: int) -> tuple[list[int], Count
     return [len(versions) for versions in groups.values()], counts
 
 
+def _asset(found: dict[str, Any] | None) -> dict[str, Any]:
+    """What is the asset's own, beside its versions."""
+    return {key: (found or {}).get(key) or empty for key, empty in (("archived", False), ("description", None),
+                                                                    ("tags", {}))}  # fmt: skip
+
+
 def _wish(one: Selected, listed: dict[str, list[ListedVersion]]) -> dict[str, Any]:
-    archived = next(found.archived for found in listed[one.name] if found.version == one.version)
+    archived = any(found.archived for found in listed[one.name] if found.version == one.version)
     return {"name": one.name, "version": one.version, "requested": one.requested, "spec": one.spec,
             "archived": archived}  # fmt: skip
 
@@ -100,18 +108,19 @@ async def _inventory(run: MltableRun) -> dict[str, Any]:
     containers = await registry.containers()
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def versions(name: str, archived: bool) -> dict[str, Any]:
+    async def versions(asset: DataContainer) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
         async with places:
             for is_archived in (False, True):
                 found += [
                     {"version": one.version, "created_at": one.created_at, "archived": is_archived, "type": one.type}
-                    for one in await registry.versions(name, archived=is_archived)
+                    for one in await registry.versions(asset.name, archived=is_archived)
                 ]
-        return {"archived": archived, "versions": found}
+        return {"archived": asset.archived, "description": asset.description, "tags": dict(asset.tags),
+                "versions": found}  # fmt: skip
 
     tables = [one for one in containers if one.type == MLTABLE]
-    found = await asyncio.gather(*(versions(one.name, one.archived) for one in tables))
+    found = await asyncio.gather(*(versions(one) for one in tables))
     return {
         "mltables": dict(zip([one.name for one in tables], found, strict=True)),
         "others": [{"name": one.name, "type": one.type} for one in containers if one.type != MLTABLE],

@@ -1,21 +1,25 @@
 """Decide what to do about one version before anything is written: its blueprint, its files, its folder."""
 
+import asyncio
 import json
-from base64 import b64decode
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from shared.engine.mltables.run import MltableRun, digest_key, empty_record
+from shared.engine.mltables.copying import hash_of, list_items, source_state, stored_md5
+from shared.engine.mltables.run import MltableRun, digest, empty_record
 from shared.errors import ItemError, NotFound, TargetConflict, Unsupported
 from shared.model.mltable_job import Options
 from shared.model.mltable_steps import AssetFile, AssetRecord
-from shared.policy.asset_uri import is_same_uri, long_uri, normal_path, parse_datastore_path
+from shared.policy.asset_uri import is_below, is_same_uri, long_uri, normal_path, parse_datastore_path, shown_uri
 from shared.policy.asset_versions import candidates
 from shared.policy.blueprint import (
     BLUEPRINT,
     MAX_BLUEPRINT_BYTES,
+    Blueprint,
     Home,
     Place,
+    Store,
     carried_path,
     covers,
     literal_base,
@@ -29,6 +33,7 @@ from shared.ports import AssetBlobs, DataVersion, SourceItem
 
 PART_FILES = 500
 PART_BYTES = 512 * 1024 * 1024
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +63,29 @@ async def plan_version(run: MltableRun, group: int, version: int) -> Settled | d
             **record, "status": "missing", "step": "plan", "error_code": "asset_missing",
             "error_detail": "the source has no such version of it", "migrated_on_utc": run.now(),
         })  # fmt: skip
-    record |= {"original_asset_id": source.id, "source_uri": source.uri}
-    done = await _done_in_batch(run, source)
+    record |= {"original_asset_id": source.id, "source_uri": shown_uri(source.uri)}
+    _assert_names(source)
+    home = home_of(run, source, options)
+    blobs = run.source.at(home.account, home.container)
+    listed = await list_items(blobs, home.root)
+    state = source_state(listed)
+    done = await _done_in_batch(run, source, state)
     if done is not None:
         return Settled({**done, **_identity(record), "status": "skipped", "skipped_existing": True,
                         "reason": "migrated before in this batch"})  # fmt: skip
-    home = home_of(run, source)
-    blueprint = parse_blueprint(await read_blueprint(run.source.container, home.root))
-    files = await _list_files(run.source.container, home.container, home.root)
-    # Beforehand: a claim is made on a folder, and what is refused must not make one.
-    preview = locate(blueprint, home, run.target.home(""), run.storage_urls)
-    warnings = judge_places(preview, options, [file["path"] for file in files])
-    files += await _carried_files(run, preview, home, options)
-    _assert_apart(preview, files)
-    chosen = await _choose_folder(run, source, options, files, wish)
+    blueprint = await asyncio.to_thread(parse_blueprint, await read_blueprint(blobs, home.root))
+    files = _own_files(listed, home)
+    stores = [Store(one.name, one.account, one.container) for one in run.source.every_store]
+    places = locate(blueprint, home, run.storage_urls, stores=stores)
+    warnings = judge_places(places, options, [file["path"] for file in files])
+    carried = await _carried_files(run, places, home)
+    _assert_apart(places, files, carried)
+    files += carried
+    chosen = await _choose_folder(run, _Wanted(source, blueprint, places, home, options, files, wish))
     if isinstance(chosen, str):
         return Settled({**record, "status": "skipped", "reason": chosen, "migrated_on_utc": run.now()})
-    root, registered, existing = chosen
+    root, registered, existing = chosen.root, chosen.registered, chosen.existing
     target = run.target.home(root)
-    places = locate(blueprint, home, target, run.storage_urls)
     text = rewrite(blueprint, places, home, target, run.storage_urls)
     if any(token.field for token in blueprint.tokens):
         warnings.append("a column is turned into streams (stream_info): addresses in the data itself stay as they are")
@@ -93,7 +102,8 @@ async def plan_version(run: MltableRun, group: int, version: int) -> Settled | d
     for number, part in enumerate(parts):
         await run.records.put_files(group, version, number, part)
     document = {
-        "record": record, "source": _as_document(source), "home_root": home.root, "root": root,
+        "record": record, "source": _as_document(source), "root": root,
+        "home": {"store": home.datastore, "root": home.root}, "source_state": state, "may_replace": chosen.may_replace,
         "source_text": blueprint.text, "target_text": text, "parts": len(parts), "spec": wish["spec"],
         "is_registered": registered is not None, "started_at": run.clock().isoformat(),
     }  # fmt: skip
@@ -105,7 +115,7 @@ def start_record(run: MltableRun, wish: dict[str, Any]) -> AssetRecord:
     return {**empty_record(wish, "failed"), "migration_batch_id": run.batch}
 
 
-def home_of(run: MltableRun, source: DataVersion) -> Home:
+def home_of(run: MltableRun, source: DataVersion, options: Options) -> Home:
     """Where the source's version lies.
 
     Raises:
@@ -116,16 +126,24 @@ def home_of(run: MltableRun, source: DataVersion) -> Home:
     named = parse_datastore_path(source.uri)
     side = run.source
     mine = named is not None and (named.workspace is None or named.workspace.is_same(side.config.workspace))
-    if named is None or not mine or named.datastore != side.datastore.name:
+    store = next((one for one in side.every_store if named and mine and one.name == named.datastore), None)
+    if named is None or store is None:
         raise Unsupported(
-            f"the data lies at {source.uri.partition('?')[0]!r}; only the workspace's default datastore "
-            f"{side.datastore.name!r} is supported",
+            f"the data lies at {shown_uri(source.uri)!r}, which is in no blob datastore of the source's workspace",
+            code="other_datastore",
+        )
+    if store is not side.datastore and options.other_datastore == "refuse":
+        raise Unsupported(
+            f"the data lies at {shown_uri(source.uri)!r}, outside of the workspace's default datastore "
+            f"{side.datastore.name!r}; other_datastore: carry copies it into the target's default one",
             code="other_datastore",
         )
     root = normal_path(named.path)
+    if ".." in root.split("/"):
+        raise Unsupported(f"the data lies at {shown_uri(source.uri)!r}, which holds '..'", code="other_datastore")
     if root == BLUEPRINT or root.endswith(f"/{BLUEPRINT}"):
         root = root.removesuffix(BLUEPRINT).strip("/")
-    return side.home(root)
+    return side.home(root, store)
 
 
 async def read_blueprint(blobs: AssetBlobs, root: str) -> bytes:
@@ -152,10 +170,11 @@ def judge_places(places: list[Place], options: Options, files: list[str]) -> lis
     """
     refused: list[tuple[str, str]] = []
     warnings: list[str] = []
+    there = set(files)
     for place in places:
-        value = place.entry.value.partition("?")[0]
+        value = shown_uri(place.entry.value)
         if place.kind == "inside":
-            if place.entry.kind == "file" and place.relative not in files:
+            if place.entry.kind == "file" and place.relative not in there:
                 refused.append(("path_missing", f"{value!r}: there is no such file"))
             elif place.entry.kind != "file" and not any(
                 covers(place.entry.kind, place.relative, file) for file in files
@@ -178,18 +197,6 @@ def judge_places(places: list[Place], options: Options, files: list[str]) -> lis
     return warnings
 
 
-async def list_items(blobs: AssetBlobs, folder: str) -> list[SourceItem]:
-    """Every blob below a folder, under its whole name."""
-    found: list[SourceItem] = []
-    cursor: str | None = None
-    while True:
-        page = await blobs.list_below(f"{folder}/" if folder else "", cursor)
-        found += page.items
-        cursor = page.cursor
-        if cursor is None:
-            return found
-
-
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
@@ -209,34 +216,68 @@ def _as_document(source: DataVersion) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _file(item: SourceItem, path: str, container: str) -> AssetFile:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to lie in the folder that is looked for."""
+
+    source: DataVersion
+    blueprint: Blueprint
+    places: list[Place]
+    home: Home
+    options: Options
+    files: list[AssetFile]
+    wish: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A folder at the target.
+
+    Attributes:
+        registered: The version that is registered over it already.
+        existing: Size, MD5 and ETag of its blobs.
+        may_replace: Whether a file with other content may be written over: only where the folder is this asset's own,
+            and nothing is registered over it.
+    """
+
+    root: str
+    registered: DataVersion | None
+    existing: dict[str, list[Any]]
+    may_replace: bool
+
+
+def _assert_names(source: DataVersion) -> None:
+    """Name and version become folders, and come from a service of another tenant."""
+    for name in (source.name, source.version):
+        if not _SAFE_NAME.fullmatch(name):
+            raise Unsupported(f"{name[:100]!r} cannot be the name of a folder", code="unmappable_path")
+
+
+def _file(item: SourceItem, path: str, account: str, container: str) -> AssetFile:
     if item.problem is not None:
         code, sentence = item.problem
         raise ItemError(f"{item.path!r} {sentence}", code=code)
-    stored = str((item.facts or {}).get("content_md5") or "")
-    is_block = (item.facts or {}).get("blob_type") == "BlockBlob"
-    md5 = b64decode(stored).hex() if stored and is_block else ""
-    return {"path": path, "container": container, "name": item.path, "size_bytes": item.size_bytes, "md5": md5,
-            "ref": item.ref, "there": None}  # fmt: skip
+    return {"path": path, "account": account, "container": container, "name": item.path, "size_bytes": item.size_bytes,
+            "md5": stored_md5(item), "ref": item.ref, "there": None}  # fmt: skip
 
 
-async def _list_files(blobs: AssetBlobs, container: str, root: str) -> list[AssetFile]:
+def _own_files(listed: list[SourceItem], home: Home) -> list[AssetFile]:
     """The asset's files but for the blueprint, in path order."""
     found = []
-    for item in await list_items(blobs, root):
-        path = item.path.removeprefix(f"{root}/") if root else item.path
+    for item in listed:
+        path = item.path.removeprefix(f"{home.root}/") if home.root else item.path
         if path != BLUEPRINT:
-            found.append(_file(item, path, container))
+            found.append(_file(item, path, home.account, home.container))
     return sorted(found, key=lambda file: sort_key(file["path"]))
 
 
-async def _carried_files(run: MltableRun, places: list[Place], home: Home, options: Options) -> list[AssetFile]:
+async def _carried_files(run: MltableRun, places: list[Place], home: Home) -> list[AssetFile]:
     """What lies outside of the root and is to come along, each file once."""
     found: dict[str, AssetFile] = {}
     for place in places:
         if place.kind not in ("outside_root", "other_datastore"):
             continue
-        blobs = run.source.blobs(place.container)
+        blobs = run.source.at(place.account, place.container)
         if place.entry.kind == "file":
             item = await blobs.stat(place.path)
             items = [item] if item is not None else []
@@ -244,69 +285,67 @@ async def _carried_files(run: MltableRun, places: list[Place], home: Home, optio
             base = place.path if place.entry.kind == "folder" else literal_base(place.path)
             if not base:
                 raise Unsupported(
-                    f"{place.entry.value.partition('?')[0]!r} means the whole container {place.container!r}; name a "
-                    "folder of it",
+                    f"{shown_uri(place.entry.value)!r} means the whole container {place.container!r}; name a folder of "
+                    "it",
                     code=place.kind,
                 )
             items = [one for one in await list_items(blobs, base) if covers(place.entry.kind, place.path, one.path)]
         if not items:
-            raise ItemError(f"{place.entry.value.partition('?')[0]!r}: there is nothing there", code="path_missing")
+            raise ItemError(f"{shown_uri(place.entry.value)!r}: there is nothing there", code="path_missing")
         before = carried_path(place, home)
         for one in items:
             path = before.removesuffix(place.path) + one.path
-            found[path] = _file(one, path, place.container)
+            file = _file(one, path, place.account, place.container)
+            if found.setdefault(path, file)["ref"] != file["ref"]:
+                raise Unsupported(
+                    f"{shown_uri(place.entry.value)!r} and another path both become {path!r}; copy one of them into "
+                    "the asset's folder by hand",
+                    code=place.kind,
+                )
     return sorted(found.values(), key=lambda file: sort_key(file["path"]))
 
 
-def _assert_apart(places: list[Place], files: list[AssetFile]) -> None:
+def _assert_apart(places: list[Place], files: list[AssetFile], carried: list[AssetFile]) -> None:
     """What is carried must not fall into what another path of the blueprint means already."""
-    carried = [file["path"] for file in files if file["path"].startswith("_outside/")]
     for place in places:
         if place.kind == "inside" and place.entry.kind != "file":
-            for path in carried:
-                if covers(place.entry.kind, place.relative, path):
+            for file in carried:
+                if covers(place.entry.kind, place.relative, file["path"]):
                     raise Unsupported(
                         f"{place.entry.value!r} would mean the files as well that come from outside of the asset's "
                         "folder, and load them twice; narrow that path, or copy the files by hand",
                         code="outside_root",
                     )
-    if len({file["path"] for file in files}) != len(files):
+    if {file["path"] for file in files} & {file["path"] for file in carried}:
         raise Unsupported("the asset has a folder _outside of its own; nothing can be carried into it",
                           code="outside_root")  # fmt: skip
 
 
-async def _choose_folder(
-    run: MltableRun, source: DataVersion, options: Options, files: list[AssetFile], wish: dict[str, Any]
-) -> tuple[str, DataVersion | None, dict[str, list[Any]]] | str:
-    """The folder at the target, with the version that is registered over it already, if one is, and what lies there.
+async def _choose_folder(run: MltableRun, wanted: _Wanted) -> _Chosen | str:
+    """The folder at the target, or why the version is skipped.
 
     The folder is free, or this asset's own, or holds nothing but files that are the same. Otherwise somebody else's
     data lies there, and the collision policy speaks.
-
-    Returns:
-        Folder, registered version, and size, MD5 and ETag of its blobs; or why the version is skipped.
     """
-    asset = run.job.config.assets[wish["spec"]]
+    source, options = wanted.source, wanted.options
+    asset = run.job.config.assets[wanted.wish["spec"]]
     prefix = asset.destination_prefix or options.destination_prefix
+    workspace = run.target.config.workspace
     first = await run.target.registry.get(source.name, source.version)
-    wanted = {file["path"]: file for file in files}
     for number, name in enumerate(candidates(source.version, options.collision_suffix_pattern, options.collision_max)):
         root = _join(prefix, asset.destination_subpath or source.name, name)
-        uri = long_uri(run.target.config.workspace, run.target.datastore.name, root)
-        if number == 0 and first is not None and not is_same_uri(first.uri, uri, run.target.config.workspace):
+        uri = long_uri(workspace, run.target.datastore.name, root)
+        if number == 0 and first is not None and not is_same_uri(first.uri, uri, workspace):
+            same = await _same_elsewhere(run, wanted, first)
+            if same is not None:
+                return same
             reason = f"the target has {source.name}:{source.version} already, with other data"
             if options.collision_policy == "skip":
                 return f"{reason} (collision_policy: skip)"
             if options.collision_policy == "fail":
                 raise TargetConflict(f"{reason} (collision_policy: fail)", code="version_exists")
-        registered = await _registered_over(run, source, uri, options)
-        owner = await _owner(run, root, source.id)
-        existing = await _existing(run, root)
-        foreign = [path for path, blob in existing.items() if path != BLUEPRINT and not _may_be(wanted.get(path), blob)]
-        if (owner and (not foreign or registered is None)) or (owner is None and not foreign):
-            if owner is None and not run.dry_run and not await _claim(run, root, source.id):
-                continue
-            return root, registered, existing
+        if (chosen := await _usable(run, wanted, root, uri)) is not None:
+            return chosen
         if options.collision_policy == "skip":
             return f"the folder {root!r} of the target holds other data (collision_policy: skip)"
         if options.collision_policy == "fail":
@@ -315,6 +354,98 @@ async def _choose_folder(
     raise TargetConflict(
         f"every folder up to the {options.collision_max}th suffix is taken at the target", code="collisions_exhausted"
     )
+
+
+async def _usable(run: MltableRun, wanted: _Wanted, root: str, uri: str) -> _Chosen | None:
+    """The folder, once it is this asset's; None if it is another's, lies in another's, or holds other data."""
+    source, target = wanted.source, run.target.container
+    home = wanted.home
+    if (home.account, home.container) == (run.target.datastore.account, run.target.datastore.container) and (
+        is_below(root, home.root) or is_below(home.root, root)
+    ):
+        # Two workspaces over one container: the copy must not become a part of what is copied.
+        return None
+    owner = await target.owner(root)
+    if owner is not None and owner != owner_of(source.id):
+        return None
+    if await _is_within_another(run, root) or await target.has_owners_below(root):
+        return None
+    registered = await _registered_over(run, source, uri, wanted.options)
+    existing = await _existing(run, root)
+    mine = {file["path"]: file for file in wanted.files}
+    foreign = [path for path, blob in existing.items() if path != BLUEPRINT and not _may_be(mine.get(path), blob)]
+    if foreign and (owner is None or registered is not None):
+        return None
+    if foreign and await _is_registered(run, source.name, uri):
+        # Under a name that today's suffix pattern does not make.
+        return None
+    if owner is None and not await _holds_the_same(run, mine, existing, root):
+        return None
+    if not run.dry_run and owner is None and not await _claimed(run, root, owner_of(source.id)):
+        return None
+    return _Chosen(root, registered, existing, may_replace=registered is None)
+
+
+async def _holds_the_same(
+    run: MltableRun, mine: dict[str, AssetFile], existing: dict[str, list[Any]], root: str
+) -> bool:
+    """Whether files of the same size, of which no MD5 is stored, are the same; a folder of ours may be written over."""
+    for path, (size, md5, _) in existing.items():
+        file = mine.get(path)
+        if file is None or not size or (md5 and file["md5"]):
+            continue
+        own = file["md5"] or await hash_of(run.source.holding(file), file["name"], file["ref"])
+        if own != (md5 or await hash_of(run.target.container, _join(root, path), "")):
+            return False
+    return True
+
+
+async def _claimed(run: MltableRun, root: str, owner: str) -> bool:
+    """Make the folder this asset's.
+
+    First the claim, then the look at what lies around it, so that of two who claim one within the other one sees it.
+    """
+    target = run.target.container
+    if await target.claim(root, owner) != owner:
+        return False
+    if await _is_within_another(run, root) or await target.has_owners_below(root):
+        await target.release(root, owner)
+        return False
+    return True
+
+
+async def _is_within_another(run: MltableRun, root: str) -> bool:
+    """Whether a folder above is an asset's: what is copied here would be loaded with that."""
+    target = run.target.container
+    parts = root.split("/")
+    for count in range(1, len(parts)):
+        above = "/".join(parts[:count])
+        if await target.owner(above) is not None or await target.stat(_join(above, BLUEPRINT)) is not None:
+            return True
+    return False
+
+
+async def _same_elsewhere(run: MltableRun, wanted: _Wanted, first: DataVersion) -> _Chosen | None:
+    """The folder that the target's version of this name has, if its files and blueprint are what a copy would make."""
+    named = parse_datastore_path(first.uri)
+    store = run.target.datastore
+    mine = named is not None and (named.workspace is None or named.workspace.is_same(run.target.config.workspace))
+    if named is None or not mine or named.datastore != store.name or first.type != "mltable":
+        return None
+    root = normal_path(named.path)
+    if not root or ".." in root.split("/"):
+        return None
+    existing = await _existing(run, root)
+    if existing.keys() != {BLUEPRINT, *(file["path"] for file in wanted.files)}:
+        return None
+    for file in wanted.files:
+        size, md5, _ = existing[file["path"]]
+        if size != file["size_bytes"] or (size and (not md5 or md5 != file["md5"])):
+            return None
+    text = rewrite(wanted.blueprint, wanted.places, wanted.home, run.target.home(root), run.storage_urls)
+    if await read_blueprint(run.target.container, root) != text.encode():
+        return None
+    return _Chosen(root, first, existing, may_replace=False)
 
 
 async def _registered_over(run: MltableRun, source: DataVersion, uri: str, options: Options) -> DataVersion | None:
@@ -326,9 +457,18 @@ async def _registered_over(run: MltableRun, source: DataVersion, uri: str, optio
     return None
 
 
+async def _is_registered(run: MltableRun, name: str, uri: str) -> bool:
+    """Whether any version of the asset at the target has this folder."""
+    for archived in (False, True):
+        for one in await run.target.registry.versions(name, archived=archived):
+            if is_same_uri(one.uri, uri, run.target.config.workspace):
+                return True
+    return False
+
+
 async def _existing(run: MltableRun, root: str) -> dict[str, list[Any]]:
     return {
-        item.path.removeprefix(f"{root}/"): [item.size_bytes, _file(item, "", "")["md5"], item.version]
+        item.path.removeprefix(f"{root}/"): [item.size_bytes, _file(item, "", "", "")["md5"], item.version]
         for item in await list_items(run.target.container, root)
     }
 
@@ -338,32 +478,29 @@ def _may_be(file: AssetFile | None, blob: list[Any]) -> bool:
     return file is not None and file["size_bytes"] == size and (not md5 or not file["md5"] or md5 == file["md5"])
 
 
-def claim_key(run: MltableRun, root: str) -> str:
-    store = run.target.datastore
-    return digest_key("claims", store.account, store.container, root)
-
-
-async def _owner(run: MltableRun, root: str, asset_id: str) -> bool | None:
-    """Whether this asset owns the folder; None where nobody does, as far as this run store knows."""
-    found = await run.records.store.get(claim_key(run, root))
-    return None if found is None else found == asset_id.lower().encode()
-
-
-async def _claim(run: MltableRun, root: str, asset_id: str) -> bool:
-    if await run.records.store.put_new(claim_key(run, root), asset_id.lower().encode()):
-        return True
-    return await _owner(run, root, asset_id) is True
+def owner_of(source_id: str) -> str:
+    """By what a folder at the target is known as that of this version of the source."""
+    return digest("owner", _identity_of(source_id))
 
 
 def done_key(run: MltableRun, source_id: str) -> str:
-    return digest_key("done", run.target.config.workspace.arm_id.lower(), source_id.lower())
+    return f"mltables/done/{digest(run.target.config.workspace.arm_id.lower(), _identity_of(source_id))}.json"
 
 
-async def _done_in_batch(run: MltableRun, source: DataVersion) -> AssetRecord | None:
-    """The record of an earlier success of this very batch, if all that it says is still there."""
+def _identity_of(asset_id: str) -> str:
+    """Resource Manager does not tell upper case from lower in what it names itself; assets' own names may differ so."""
+    scope, mark, name = asset_id.partition("/data/")
+    return scope.lower() + mark + name
+
+
+async def _done_in_batch(run: MltableRun, source: DataVersion, state: str) -> AssetRecord | None:
+    """The record of an earlier success of this very batch, if all that it says is still there, on both sides."""
     data = await run.records.store.get(done_key(run, source.id))
-    done: AssetRecord | None = json.loads(data) if data is not None else None
-    if done is None or done["migration_batch_id"] != run.batch or not done["final_version"]:
+    found = json.loads(data) if data is not None else None
+    if found is None or found.get("source_state") != state:
+        return None
+    done: AssetRecord = found["record"]
+    if done["migration_batch_id"] != run.batch or not done["final_version"]:
         return None
     registered = await run.target.registry.get(source.name, done["final_version"])
     named = parse_datastore_path(done["target_uri"] or "")

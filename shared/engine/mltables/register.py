@@ -1,9 +1,10 @@
 """Put the blueprint into place, and register the version: under its own name if that is free, else by the policy."""
 
+import asyncio
 import hashlib
 from typing import Any
 
-from shared.engine.mltables.plan import claim_key
+from shared.engine.mltables.plan import owner_of
 from shared.engine.mltables.run import MltableRun
 from shared.errors import ItemError, TargetConflict
 from shared.model.mltable_job import Options
@@ -37,6 +38,12 @@ async def register_version(run: MltableRun, group: int, version: int) -> dict[st
         return document
     if wish["archived"]:
         await run.target.registry.archive(record["asset_name"], final)
+    try:
+        warnings = await _carry_asset(run, group, version)
+    except ItemError as error:
+        # The version is registered all the same.
+        warnings = [f"what belongs to the asset as a whole did not come along: {error.detail}"]
+    record["warnings"] = [*record["warnings"], *warnings]
     record |= {"final_version": final, "collision_resolved": final != record["requested_version"]}
     if not is_new and record["skipped_existing"]:
         record["reason"] = "the same files were there already, and registered"
@@ -52,11 +59,48 @@ async def unregister(run: MltableRun, document: dict[str, Any]) -> None:
         await run.target.registry.archive(record["asset_name"], record["final_version"])
 
 
+async def is_registered_by_others(run: MltableRun, document: dict[str, Any]) -> bool:
+    """Whether any version of the asset at the target has this folder, but for the one that this run registered."""
+    record, own = document["record"], document["record"].get("final_version") if document.get("is_new") else None
+    for archived in (False, True):
+        for one in await run.target.registry.versions(record["asset_name"], archived=archived):
+            if one.version != own and is_same_uri(one.uri, record["target_uri"], run.target.config.workspace):
+                return True
+    return False
+
+
 async def release_claim(run: MltableRun, document: dict[str, Any]) -> None:
-    await run.records.store.delete([claim_key(run, document["root"])])
+    await run.target.container.release(document["root"], owner_of(document["source"]["id"]))
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
+
+
+async def _carry_asset(run: MltableRun, group: int, version: int) -> list[str]:
+    """Bring over what belongs to the asset as a whole; warnings about what the target has otherwise, and keeps."""
+    plan = await run.records.plan(group)
+    name, source = plan["name"], plan["asset"]
+    found = await run.target.registry.container(name)
+    if found is None:
+        return []
+    warnings = []
+    if source["description"] and found.description and source["description"] != found.description:
+        warnings.append("the asset as a whole has another description at the target, which stays")
+    other = sorted(key for key, value in source["tags"].items() if found.tags.get(key, value) != value)
+    if other:
+        warnings.append(f"the asset as a whole has other tags at the target, which stay: {', '.join(other)}")
+    description = found.description or source["description"]
+    tags = {**source["tags"], **found.tags}
+    if (description, tags) != (found.description, dict(found.tags)):
+        await run.target.registry.describe(name, description, tags)
+    is_last = version == len(plan["versions"]) - 1
+    if source["archived"] and is_last and not found.archived:
+        # As a whole only where nothing of the target's own would vanish with it.
+        if await run.target.registry.versions(name, archived=False):
+            warnings.append("the asset as a whole is archived in the source; at the target it has other versions")
+        else:
+            await run.target.registry.archive(name, None)
+    return warnings
 
 
 class _Text:
@@ -128,7 +172,8 @@ async def _register(
     record = document["record"]
     uri: str = record["target_uri"]
     registry, workspace = run.target.registry, run.target.config.workspace
-    referenced = [entry.value for entry in parse_blueprint(document["target_text"].encode()).paths]
+    blueprint = await asyncio.to_thread(parse_blueprint, document["target_text"].encode())
+    referenced = [entry.value for entry in blueprint.paths]
     for number, name in enumerate(
         candidates(source["version"], options.collision_suffix_pattern, options.collision_max)
     ):

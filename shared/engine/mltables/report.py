@@ -157,6 +157,8 @@ def _signoff(head: dict[str, Any], items: list[AssetRecord]) -> dict[str, Any]:
                 f"{label['asset_name']}: 'latest' is {label['target_latest']} at the target, and the source's latest "
                 f"became {label['expected']}"
             )
+        elif label["verdict"] == "unknown":
+            review.append(f"{label['asset_name']}: the target did not say what 'latest' is there")
     for asset in head["not_requested"]:
         review.append(f"{asset['name']}: nobody asked for the versions {', '.join(asset['versions'][:20])}")
     if head["other_data_assets"]:

@@ -10,8 +10,9 @@
     runs/<run>/files/<page>/v0000-f0000.jsonl    its files, a part each
     runs/<run>/copied/<page>/v0000-f0000.jsonl   the journal: what was copied of a part, written as it goes on
     runs/<run>/records/<page>/v0000.json         what became of it
-    mltables/claims/<hash>.json                  which asset a folder at a target belongs to, over all runs
     mltables/done/<hash>.json                    the last success of a version, over all runs
+
+Which asset a folder of the target belongs to lies in the target itself, so that runs of two hosts see the same.
 """
 
 import hashlib
@@ -31,20 +32,40 @@ from shared.ports import AssetBlobs, AssetRegistry, BlobDatastore, Clock, TableL
 
 @dataclass
 class Side:
-    """A workspace with the storage behind its default datastore. ``blobs`` opens a container of that account."""
+    """A workspace with the storage behind its default datastore.
+
+    Attributes:
+        stores: Its other blob datastores; only those of the source are known.
+        blobs: Opens a container of the account of a datastore.
+    """
 
     config: WorkspaceConfig
     registry: AssetRegistry
     datastore: BlobDatastore
-    blobs: Callable[[str], AssetBlobs]
+    stores: list[BlobDatastore]
+    blobs: Callable[[BlobDatastore, str], AssetBlobs]
 
     @property
     def container(self) -> AssetBlobs:
-        return self.blobs(self.datastore.container)
+        return self.blobs(self.datastore, self.datastore.container)
 
-    def home(self, root: str) -> Home:
-        store = self.datastore
+    @property
+    def every_store(self) -> list[BlobDatastore]:
+        return [self.datastore, *self.stores]
+
+    def home(self, root: str, store: BlobDatastore | None = None) -> Home:
+        """A folder of a datastore, by default of the default one."""
+        store = store or self.datastore
         return Home(self.config.workspace, store.name, store.account, store.container, root)
+
+    def at(self, account: str, container: str) -> AssetBlobs:
+        """A container of an account that one of the datastores lies in."""
+        store = next(one for one in self.every_store if one.account == account)
+        return self.blobs(store, container)
+
+    def holding(self, file: AssetFile) -> AssetBlobs:
+        """Where a file of a plan lies."""
+        return self.at(file["account"], file["container"])
 
 
 @dataclass
@@ -172,9 +193,9 @@ def settled_counts(record: AssetRecord) -> Counts:
     return counts
 
 
-def digest_key(folder: str, *parts: str) -> str:
-    """A key of the run store for something that has a name of any characters."""
-    return f"mltables/{folder}/{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.json"
+def digest(*parts: str) -> str:
+    """A name of letters and digits for something that has one of any characters."""
+    return hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]
 
 
 def error_fields(error: ItemError | RunError, step: str) -> dict[str, Any]:

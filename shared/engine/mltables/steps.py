@@ -70,7 +70,8 @@ async def validate_step(run: MltableRun, group: int, version: int) -> StepOutcom
         record["status"] = "skipped" if was_there else "success"
         record = _timed(run, document, record)
         key = plan.done_key(run, document["source"]["id"])
-        await run.records.store.put(key, json.dumps(record).encode())
+        done = {"record": record, "source_state": document["source_state"]}
+        await run.records.store.put(key, json.dumps(done).encode())
         return await _settle(run, group, version, record)
 
     return await _guarded(run, group, version, "validate", body)
@@ -125,9 +126,11 @@ async def _failed(run: MltableRun, group: int, version: int, fields: dict[str, A
             document = await run.records.version(group, version)
             if fields["step"] == "validate":
                 await register.unregister(run, document)
-            await copying.roll_back(run, group, version)
-            await register.release_claim(run, document)
-            fields = {**fields, "rolled_back": True}
+            # What another run has registered meanwhile lives on these files.
+            if not await register.is_registered_by_others(run, document):
+                await copying.roll_back(run, group, version)
+                await register.release_claim(run, document)
+                fields = {**fields, "rolled_back": True}
     record = await _record_failure(run, group, version, fields)
     return outcome("settled", settled_counts(record))
 

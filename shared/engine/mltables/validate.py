@@ -5,15 +5,15 @@ head needs are fetched with our credential into a folder, and it loads that.
 """
 
 import asyncio
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from shared.engine.mltables.run import MltableRun, Side
+from shared.engine.mltables.run import MltableRun
+from shared.engine.mltables.scratch import scratch_folder
 from shared.errors import ItemError
 from shared.model.mltable_job import Validation
 from shared.model.mltable_steps import AssetFile
-from shared.policy.blueprint import Blueprint, carried_path, covers, local_text, locate, parse_blueprint
+from shared.policy.blueprint import Blueprint, Store, carried_path, covers, local_text, locate, parse_blueprint
 from shared.ports import AssetBlobs, LoadedTable
 
 # Fetched at once where they are small, since loading costs more than fetching a little more.
@@ -21,13 +21,14 @@ _FIRST_FILES = 32
 _FIRST_BYTES = 16 * 1024 * 1024
 _MOST_FILES = 512
 _READ_BYTES = 4 * 1024 * 1024
+_PACKED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 
 
 async def validate_version(run: MltableRun, group: int, version: int) -> dict[str, Any]:
     """Fields of the record: ``validation_loaded``, ``rows``, ``checks`` and ``warnings``.
 
     Raises:
-        ItemError: code ``load_failed`` or ``tables_differ``, where the job's checks say so.
+        ItemError: code ``load_failed``, ``load_impossible`` or ``tables_differ``, where the job's checks say so.
     """
     document = await run.records.version(group, version)
     options = run.options(document["spec"])
@@ -36,22 +37,36 @@ async def validate_version(run: MltableRun, group: int, version: int) -> dict[st
     checks, warnings = dict(record["checks"]), list(record["warnings"])
     if not wanted.enabled:
         return {"validation_loaded": None, "checks": {**checks, "load": "skipped", "comparison": "skipped"}}
-    blueprint = parse_blueprint(document["target_text"].encode())
-    source_print = parse_blueprint(document["source_text"].encode())
-    home, target = run.source.home(document["home_root"]), run.target.home(document["root"])
-    places = locate(source_print, home, target, run.storage_urls)
+    blueprint = await asyncio.to_thread(parse_blueprint, document["target_text"].encode())
+    source_print = await asyncio.to_thread(parse_blueprint, document["source_text"].encode())
+    every = run.source.every_store
+    home = run.source.home(
+        document["home"]["root"], next(one for one in every if one.name == document["home"]["store"])
+    )
+    stores = [Store(one.name, one.account, one.container) for one in every]
     relatives: list[str | None] = [
-        place.relative if place.kind in ("inside", "target")
+        place.relative if place.kind == "inside"
         else None if place.kind == "public_url"
         else carried_path(place, home)
-        for place in places
+        for place in locate(source_print, home, run.storage_urls, stores=stores)
     ]  # fmt: skip
     files = await _files_of(run, group, version, document["parts"], blueprint, relatives)
     if not files or all(relative is None for relative in relatives):
         warnings.append("the table could not be loaded for a test: none of its files lies in the target's folder")
         return {"validation_loaded": None, "warnings": warnings,
                 "checks": {**checks, "load": "warning", "comparison": "skipped"}}  # fmt: skip
-    loaded, before, count = await _load_both(run, document, blueprint, relatives, files, wanted)
+    try:
+        fitting, excerpt = _fitting(files, blueprint, wanted.fetch)
+        loaded, before, count = await _load_both(run, document, blueprint, relatives, fitting, wanted, excerpt=excerpt)
+    except _NotHere as error:
+        checks |= {"load": "failed" if options.checks.load == "fail" else "warning", "comparison": "skipped"}
+        if checks["load"] == "failed":
+            raise ValidationFailed(
+                str(error), "load_impossible", {"validation_loaded": None, "checks": checks}
+            ) from None
+        return {"validation_loaded": None, "warnings": [*warnings, str(error)], "checks": checks}
+    if excerpt:
+        warnings.append(f"no file of the table has at most {wanted.fetch:,} bytes; loaded was the beginning of one")
     fields: dict[str, Any] = {"rows": loaded["rows"], "validation_loaded": not loaded["error"], "warnings": warnings}
     problem = loaded["error"]
     if not problem and wanted.require_rows and not loaded["rows"]:
@@ -75,6 +90,10 @@ async def validate_version(run: MltableRun, group: int, version: int) -> dict[st
     return {**fields, "checks": checks}
 
 
+class _NotHere(Exception):
+    """The load test itself cannot be done; nothing is said about the table. The text names the remedy."""
+
+
 class ValidationFailed(ItemError):
     """Carries what is known of the table into the record."""
 
@@ -88,10 +107,13 @@ async def _files_of(
 ) -> list[AssetFile]:
     """The files that the blueprint means, each entry's in path order, a few of each entry before more of any."""
     every = [file for part in range(parts) for file in await run.records.files(group, version, part)]
+    there = {file["path"]: file for file in every}
     by_entry = [
-        [file for file in every if relative is not None and covers(entry.kind, relative, file["path"])]
+        [] if relative is None
+        else [there[relative]] if entry.kind == "file" and relative in there
+        else [file for file in every if entry.kind != "file" and covers(entry.kind, relative, file["path"])]
         for entry, relative in zip(blueprint.paths, relatives, strict=True)
-    ]
+    ]  # fmt: skip
     found: dict[str, AssetFile] = {}
     for position in range(max((len(files) for files in by_entry), default=0)):
         for files in by_entry:
@@ -107,22 +129,31 @@ async def _load_both(
     relatives: list[str | None],
     files: list[AssetFile],
     wanted: Validation,
+    *,
+    excerpt: bool,
 ) -> tuple[LoadedTable, LoadedTable, int]:
     """The target's table and the source's, with more files until the head is full, nothing is left, or enough is."""
     count = len(_within(files[:_FIRST_FILES], _FIRST_BYTES))
-    with tempfile.TemporaryDirectory(prefix="mltable-") as folder:
-        mine, theirs = Path(folder, "target"), Path(folder, "source")
+    with scratch_folder() as folder:
+        mine, theirs = folder / "target", folder / "source"
         fetched = 0
         while True:
             chosen = _within(files[:count], wanted.fetch)
-            await _fetch(run, chosen[fetched:], document["root"], mine, theirs)
+            most_bytes = wanted.fetch if excerpt else None
+            try:
+                await _fetch(run, chosen[fetched:], document["root"], mine, theirs, most_bytes)
+            except OSError as error:
+                raise _NotHere(
+                    f"the load test cannot keep the table's files on this machine ({error.strerror or error}); see "
+                    "that its temporary folder has room, or set validation.enabled: false for this asset"
+                ) from None
             fetched = len(chosen)
             names = [file["path"] for file in chosen]
             text = local_text(blueprint, relatives, names)
             assert text is not None
             loaded, before = await _load(run, text, [mine, theirs], wanted)
             is_full = loaded["rows"] >= max(wanted.head_rows, wanted.count_rows)
-            if loaded["error"] or before["error"] or is_full or count >= min(len(files), _MOST_FILES):
+            if loaded["error"] or before["error"] or is_full or excerpt or count >= min(len(files), _MOST_FILES):
                 return loaded, before, fetched
             if len(chosen) < count:
                 return loaded, before, fetched
@@ -150,36 +181,67 @@ def _within(files: list[AssetFile], most_bytes: int) -> list[AssetFile]:
     return found
 
 
-async def _fetch(run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path) -> None:
+def _fitting(files: list[AssetFile], blueprint: Blueprint, most_bytes: int) -> tuple[list[AssetFile], bool]:
+    """Those files that may be fetched at all; or, where none may, one whose beginning will do.
+
+    Raises:
+        _NotHere: none may, and a part of one is no table.
+    """
+    small = [file for file in files if file["size_bytes"] <= most_bytes]
+    if small:
+        return small, False
+    if blueprint.reads_lines and not files[0]["path"].lower().endswith(_PACKED):
+        return files[:1], True
+    raise _NotHere(
+        f"every file of the table is larger than validation.fetch ({most_bytes:,} bytes), the smallest has "
+        f"{min(file['size_bytes'] for file in files):,}; raise it, or set validation.enabled: false for this asset"
+    )
+
+
+async def _fetch(
+    run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path, most_bytes: int | None
+) -> None:
     for file in files:
-        await _download(run.target.container, f"{root}/{file['path']}", "", _below(mine, file["path"]))
-        await _download(_blobs(run.source, file), file["name"], file["ref"], _below(theirs, file["path"]))
-
-
-def _blobs(side: Side, file: AssetFile) -> AssetBlobs:
-    return side.blobs(file["container"])
+        for blobs, name, ref, folder in (
+            (run.target.container, f"{root}/{file['path']}", "", mine),
+            (run.source.holding(file), file["name"], file["ref"], theirs),
+        ):
+            await _download(blobs, name, ref, _below(folder, file["path"]), most_bytes)
 
 
 def _below(folder: Path, path: str) -> Path:
     """Where a file goes in the folder; a name must not lead out of it."""
     if any(part in ("", ".", "..") for part in path.split("/")) or "\x00" in path:
-        raise ItemError(f"the name {path!r} cannot be one of a file", code="load_failed")
+        raise _NotHere(
+            f"the load test cannot have a file {path!r} on this machine; set validation.enabled: false for this asset"
+        )
     return Path(folder, path)
 
 
-async def _download(blobs: AssetBlobs, name: str, ref: str, to: Path) -> None:
+async def _download(blobs: AssetBlobs, name: str, ref: str, to: Path, most_bytes: int | None) -> None:
+    """A file, or as many whole lines as its first bytes hold."""
     to.parent.mkdir(parents=True, exist_ok=True)
     content = await blobs.open(name, ref)
     try:
+        is_part = most_bytes is not None and content.size_bytes > most_bytes
         with to.open("wb") as file:
-            left = content.size_bytes
+            left = most_bytes if is_part and most_bytes is not None else content.size_bytes
             while left:
                 block = await content.read(min(left, _READ_BYTES))
                 await asyncio.to_thread(file.write, block)
                 left -= len(block)
-        await content.finish()
+        if is_part:
+            await asyncio.to_thread(_cut, to)
+        else:
+            await content.finish()
     finally:
         await content.close()
+
+
+def _cut(file: Path) -> None:
+    """Leave whole lines only."""
+    data = file.read_bytes()
+    file.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def _difference(before: LoadedTable, after: LoadedTable, *, is_random: bool) -> str:
