@@ -116,8 +116,8 @@ class Window:
     """The changes between two positions.
 
     ``watermark``: rows with ``after`` <= column <= ``upto`` (both inclusive: the engine sorts out the ties), all rows
-    up to ``upto`` where ``after`` is None. ``rowversion``: after < column < ``upto``, as ``MIN_ACTIVE_ROWVERSION``
-    means it.
+    up to ``upto`` where ``after`` is None. ``rowversion``: ``after`` <= column < ``upto``, since
+    ``MIN_ACTIVE_ROWVERSION`` is the first that may still be given out.
     ``tracking``, ``cdc``: what happened after ``after`` (exclusive) and up to ``upto`` (inclusive).
     """
 

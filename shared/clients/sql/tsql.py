@@ -351,7 +351,8 @@ class TSqlDialect(Dialect):
         if window.change == "rowversion":
             column = self._rowversion(selection.shape, window.column)
             value = self.reference(selection, column)
-            lower = [f"{value} > {self.literal(column, window.after)}"] if window.after is not None else []
+            # MIN_ACTIVE_ROWVERSION is the first that may still be given out, so it belongs to the next window.
+            lower = [f"{value} >= {self.literal(column, window.after)}"] if window.after is not None else []
             return [*lower, f"{value} < {self.literal(column, window.upto)}"]
         return super().window(selection, window)
 
