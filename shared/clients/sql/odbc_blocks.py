@@ -120,8 +120,8 @@ def _described(cursor: "pyodbc.Cursor", number: int) -> tuple[int, int]:
     # Not every driver leaves the name away where nobody wants it.
     name, length, size = ctypes.create_string_buffer(1026), ctypes.c_short(), ctypes.c_size_t()
     code = _api().describe(
-        cursor.hstmt, number, name, 512, ctypes.byref(length), ctypes.byref(sql_type), ctypes.byref(size), ctypes.byref(digits),
-        ctypes.byref(nullable),
+        cursor.hstmt, number, name, 512, ctypes.byref(length), ctypes.byref(sql_type), ctypes.byref(size),
+        ctypes.byref(digits), ctypes.byref(nullable),
     )  # fmt: skip
     _check(cursor, code)
     return sql_type.value, size.value
@@ -215,7 +215,8 @@ def _array(column: BoundColumn, values: "np.ndarray[Any, Any]", lengths: "np.nda
         return pa.array(_days(values, missing).astype(np.int32), pa.int32(), mask=missing).view(kind)
     if column.lake.type.startswith("timestamp"):
         return pa.array(_microseconds(values, missing), pa.int64(), mask=missing).view(kind)
-    return pa.array(values, kind, mask=missing)
+    # Arrow would keep the driver's own buffer, which the next block overwrites.
+    return pa.array(values.copy(), kind, mask=missing)
 
 
 def _days(values: "np.ndarray[Any, Any]", missing: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
@@ -252,8 +253,7 @@ def _sized(
     offsets[1:] = ends
     bits = pa.py_buffer(np.packbits(~missing, bitorder="little").tobytes())
     stored = pa.binary() if column.lake.type == "binary" else pa.string()
-    made = pa.Array.from_buffers(stored, len(units), [bits, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])
-    return made
+    return pa.Array.from_buffers(stored, len(units), [bits, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)])
 
 
 def _utf8(
