@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from shared.errors import Unsupported
-from shared.ports.tables import KeyRange, LakeColumn
+from shared.ports.tables import LakeColumn
 from tests.support.emulated import Lake
 from tests.support.lake_tables import EmulatedTable, Row
 

@@ -73,3 +73,31 @@ async def test_append_replace_and_a_second_delivery(table: EmulatedTable) -> Non
     assert (await table.commit(table.open(), ORDERS, second, number=1, run="run-2")).already
     assert table.rows() == [{"id": 3, "text": None}]
     assert await table.open().discard() == 0
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "fault", ["throttle", "unavailable", "server_error", "reset_before", "reset_after", "expired_token"]
+)
+async def test_a_service_that_stumbles(table: EmulatedTable, fault: str) -> None:
+    """Each kind of call fails once, then the next ones do; the commit is made, and made once."""
+    for number in range(3):
+        rules = [
+            {"operation": operation, "fault": fault, "after": number, "times": 1, "retry_after_s": 0}
+            for operation in ("create", "append", "flush", "append_flush", "read", "properties", "list", "rename")
+        ]
+        if fault not in ("throttle", "unavailable"):
+            rules = [{key: value for key, value in rule.items() if key != "retry_after_s"} for rule in rules]
+        table.lake.emulators.set_faults(rules)
+        opened = table.open(run=f"run-{number}")
+        parts = await table.write(opened, ORDERS, [{"id": number, "text": "a" * number}])
+        read = [row async for batch in opened.read_parts(parts) for row in batch.to_pylist()]
+        done = await table.commit(opened, ORDERS, parts, number=number, run=f"run-{number}", position={"n": number})
+        assert (done.inserted, done.already, read) == (1, False, [{"id": number, "text": "a" * number}])
+        state = await opened.state()
+        assert (state.applied, state.position) == (number, {"n": number})
+        assert sum(table.lake.emulators.fault_hits())
+        table.lake.emulators.set_faults([])
+    assert table.rows("id") == [{"id": number, "text": "a" * number} for number in range(3)]
+    assert await table.open().discard() == 0
+    assert table.left_over() == []

@@ -24,10 +24,10 @@ Row = dict[str, Any]
 class EmulatedTable:
     """One table that only one test uses."""
 
-    def __init__(self, lake: Lake, format: Literal["parquet", "delta"]) -> None:
+    def __init__(self, lake: Lake, format: Literal["parquet", "delta"], name: str = "t") -> None:
         self.lake = lake
         self.format = format
-        self.path = f"Tables/{lake.name}_t" if format == "delta" else f"Files/{lake.name}/src/dbo/t"
+        self.path = f"Tables/{lake.name}_{name}" if format == "delta" else f"Files/{lake.name}/src/dbo/{name}"
         self.folder = lake.emulators.lake_folder / LAKEHOUSE / self.path
 
     def open(

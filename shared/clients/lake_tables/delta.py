@@ -380,6 +380,7 @@ class DeltaLakeTable:
         prefixes = {marker.rpartition("/")[2].removesuffix(".json"): marker for marker in markers}
         files = [one.path for one in await self._tree.entries() if not one.is_directory]
         gone: list[str] = []
+        done: list[str] = []
         for prefix, marker in prefixes.items():
             own = [path for path in files if path.startswith(f"{prefix}-")]
             loose = [path for path in own if path not in named and path not in kept]
@@ -389,8 +390,10 @@ class DeltaLakeTable:
                 loose = [] if since is None else [path for path in loose if path not in since]
             gone += loose
             if not kept.intersection(own):
-                await self._tree.delete(marker, etag="")
+                done.append(marker)
         count = await self._delete(gone)
+        # Last, since without them nobody would find the files again.
+        await self._delete(done)
         if not kept:
             await self._tree.remove_empty_folder(self._pending)
             if snapshot is None:

@@ -24,12 +24,13 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from shared.clients.lake_tables.arrow import as_nullable
 from shared.clients.onelake.classify import classify
-from shared.errors import ConnectionLost, MigrationError, NotFound, TargetConflict, Unsupported
+from shared.errors import ConnectionLost, MigrationError, NotFound, ServiceUnavailable, TargetConflict, Unsupported
 from shared.ports.tables import PartFile
 
 # From these versions of reader and writer on, features are told one by one; writer 2 is append-only and invariants.
 _BY_FEATURES = (3, 7)
 _FEATURES = {"appendOnly", "invariants", "timestampNtz"}
+RETRIES = 3
 _AFTER_COMMIT = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 _CONFIGURATION = {"delta.checkpointInterval": "10"}
 _METADATA = "migration"
@@ -97,7 +98,17 @@ class Stamp:
 def storage_options(blob_url: str, token: str, ca_bundle: str | None) -> dict[str, str]:
     if ca_bundle and blob_url.startswith("https:"):
         _trust(ca_bundle)
-    options = {"azure_storage_account_name": "onelake", "azure_storage_endpoint": blob_url, "bearer_token": token}
+    options = {
+        "azure_storage_account_name": "onelake",
+        "azure_storage_endpoint": blob_url,
+        "bearer_token": token,
+        # A little, since it does not heed Retry-After; what fails then has the transport's attempts.
+        "max_retries": str(RETRIES),
+        "retry_timeout": "20s",
+        "backoff_config.init_backoff": "50ms",
+        "backoff_config.max_backoff": "1s",
+        "timeout": "120s",
+    }
     if blob_url.startswith("http:"):
         options["allow_http"] = "true"
     return options
@@ -292,19 +303,22 @@ def meant_by(error: Exception, subject: str) -> MigrationError | None:
         return TargetConflict("somebody else changed the Delta table meanwhile", code="target_changed", subject=subject)
     if isinstance(error, DeltaProtocolError):
         return Unsupported(
-            f"the Delta table cannot be written ({_first_line(text)})", code="table_features", subject=subject
+            f"the Delta table cannot be written ({_in_short(text)})", code="table_features", subject=subject
         )
     if isinstance(error, OSError | DeltaError):
         if _SILENCE.search(text):
             return ConnectionLost("the lake did not answer", subject=subject)
         if "already exists" in text:
             return TargetConflict("the Delta table is there already", code="target_changed", subject=subject)
+        if isinstance(error, OSError):
+            return ServiceUnavailable(f"an answer of the lake makes no sense ({_in_short(text)})", subject=subject)
         return Unsupported(
-            f"the Delta table cannot be read ({_first_line(text)})", code="table_unreadable", subject=subject
+            f"the Delta table cannot be read ({_in_short(text)})", code="table_unreadable", subject=subject
         )
     return None
 
 
-def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
+def _in_short(text: str) -> str:
+    """The last and so most particular thing that a chain of causes says; it holds no token."""
+    line = text.strip().splitlines()[-1].strip(" \u21b3")
     return line if len(line) <= 200 else f"{line[:197]}..."
