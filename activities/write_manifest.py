@@ -32,6 +32,7 @@ async def run(services: Services, request: ManifestRequest) -> dict[str, int]:
         "spec": document["spec"],
         "error": request["error"],
         "verification": request["verification"],
+        "concurrency_changes": request.get("concurrency_changes", []),
         "app_version": VERSION,
     }
     dry_run = await _dry_run(services, job, request["run"]) if job.dry_run else None

@@ -33,6 +33,7 @@ from shared.model.steps import (
     VerificationReport,
     VerifyPageOutcome,
     VerifyPageRequest,
+    add_changes,
     add_counts,
     no_counts,
     no_verification,
@@ -293,10 +294,12 @@ class _Migration:
             except Exception as bug:  # noqa: BLE001 - the manifest must still say what was moved
                 error = error or bug_of(bug)
         status = self.outcome(error)
-        manifest = {
+        manifest: dict[str, Any] = {
             "run": self.run, "round": self.round, "status": status, "error": error, "verification": self.report(),
             "ended_at": self.context.current_utc_datetime.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }  # fmt: skip
+        if "concurrency_changes" in state:
+            manifest["concurrency_changes"] = state["concurrency_changes"]
         # Before the wait, not after it alone: what is shown together with a failure is not kept by every host.
         self.show(status=status, error=error)
         totals = yield from step(self.context, WRITE_MANIFEST, manifest, _RETRY)
@@ -353,6 +356,10 @@ class _Migration:
             self.fail(bug_of(outcome))
             return False
         add_counts(state["counts"], outcome["counts"])
+        if "concurrency_changes" in outcome:
+            state["concurrency_changes"] = add_changes(
+                state.get("concurrency_changes", []), outcome["concurrency_changes"]
+            )
         if outcome["retry"]:
             state["waiting"][page] = outcome["retry"]
             state["retry_after_s"] = max(state["retry_after_s"] or 0.0, outcome["retry_after_s"] or 0.0) or None
@@ -434,6 +441,7 @@ class _Migration:
         self.context.set_custom_status({
             "phase": state["phase"], "status": status, "counts": state["counts"],
             "planning_done": state["planning_done"], "listed": self.listed,
+            "concurrency_changes": state.get("concurrency_changes", []),
             "error": error, "verification": self.report(), "totals": totals,
             "waiting": sum(len(batches) for batches in state["waiting"].values()), "attempt": state["attempt"],
             "children": [page_instance_id(self.run, page, state["attempt"]) for page in running],

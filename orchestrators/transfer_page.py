@@ -12,7 +12,15 @@ from azure.durable_functions import DurableOrchestrationContext
 from azure.durable_functions.models.Task import TaskBase
 
 from orchestrators.durable import Steps, Waiting, activity, bug_of, sliding_window
-from shared.model.steps import TransferBatchRequest, TransferPageOutcome, TransferPageRequest, add_counts, no_counts
+from shared.model.steps import (
+    LevelChange,
+    TransferBatchRequest,
+    TransferPageOutcome,
+    TransferPageRequest,
+    add_changes,
+    add_counts,
+    no_counts,
+)
 from shared.names import TRANSFER_BATCH
 
 
@@ -32,13 +40,19 @@ def transfer_page(context: DurableOrchestrationContext) -> Steps:
         }  # fmt: skip
         return activity(context, TRANSFER_BATCH, request)
 
+    changes: list[LevelChange] = []
+
     def settle(batch: int, envelope: Any) -> bool:
+        nonlocal changes
         going_on = _add(outcome, batch, envelope)
         done = envelope.get("ok") if isinstance(envelope, dict) else None
         if done and done.get("unfinished"):
             waiting.add(batch)
+        if done and done.get("concurrency", {}).get("changes"):
+            changes = outcome["concurrency_changes"] = add_changes(changes, done["concurrency"]["changes"])
         context.set_custom_status({
-            "counts": outcome["counts"], "concurrency": done and done.get("concurrency"),
+            "counts": outcome["counts"],
+            "concurrency": {**done["concurrency"], "changes": changes} if done and "concurrency" in done else None,
             "source_load": done and done.get("source_load"),
         })  # fmt: skip
         return going_on

@@ -8,7 +8,7 @@ from typing import Any
 
 from azure.durable_functions import DurableOrchestrationClient, OrchestrationRuntimeStatus
 
-from shared.model.steps import Counts, add_counts, no_counts
+from shared.model.steps import Counts, LevelChange, add_changes, add_counts, no_counts
 from triggers.starting import ALIVE
 
 STATUSES = (
@@ -91,7 +91,7 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
         "round": given["round"],
         "phase": shown.get("phase", "planning"),
         "progress": _progress(run, counts, shown, given["started_at"], found, status),
-        "concurrency": concurrency,
+        "concurrency": _levels(concurrency, shown.get("concurrency_changes", [])),
         "source_load": _load(source_load),
         "verification": shown.get("verification"),
         "error": _error(found.runtime_status, shown, output),
@@ -122,6 +122,15 @@ async def _add_child(
         return {}, found.last_updated_time
     add_counts(counts, shown["counts"])
     return shown, found.last_updated_time
+
+
+def _levels(now: dict[str, Any] | None, before: list[LevelChange]) -> dict[str, Any] | None:
+    """The present level of the worker that reported last, with the larger moves of all; after the end, those alone."""
+    changes = add_changes(before, (now or {}).get("changes", []))
+    if now is None and not changes:
+        return None
+    level, reason = (now["level"], now["reason"]) if now is not None else (None, None)
+    return {"level": level, "reason": reason, "changes": changes}
 
 
 def _load(load: dict[str, Any] | None) -> dict[str, Any] | None:

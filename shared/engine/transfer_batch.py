@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shared.engine.emptied_folders import folders_above, remove_deepest_first
 from shared.engine.files_run import FilesRun
 from shared.engine.ledger import open_ledger
+from shared.engine.meter import METER
 from shared.engine.run_records import not_moved
 from shared.errors import (
     ConnectionLost,
@@ -24,7 +25,7 @@ from shared.errors import (
     Unsupported,
 )
 from shared.model.records import FINAL_STATUSES, FileRecord, PlannedItem
-from shared.model.steps import Abort, Counts, TransferBatchOutcome, no_counts
+from shared.model.steps import Abort, Concurrency, Counts, TransferBatchOutcome, no_counts
 from shared.ports import Block, LakeProperties, OpenItem, Written
 
 _READ_BLOCK = 1024 * 1024
@@ -91,6 +92,7 @@ class _Batch:
         self.renamed: dict[str, str] = {}
 
     async def carry_out(self) -> TransferBatchOutcome:
+        levels_before = self.run.lake.concurrency().changes
         self.items = await self.run.records.batch(self.page, self.batch)
         earlier = await self.run.records.results(self.page, self.name) or []
         self.done = {record["path"]: record for record in earlier}
@@ -102,9 +104,12 @@ class _Batch:
             stopped = await self._move_all(pending)
         if pending:
             await self._save()
-        level, reason = self.run.lake.concurrency()
+        level = self.run.lake.concurrency()
+        concurrency: Concurrency = {"level": level.level, "reason": level.reason}
+        if changes := [change for change in level.changes if change not in levels_before]:
+            concurrency["changes"] = [{"at": one.at, "level": one.level, "reason": one.reason} for one in changes]
         outcome: TransferBatchOutcome = {
-            "concurrency": {"level": level, "reason": reason},
+            "concurrency": concurrency,
             "source_load": self.run.source.load(),
             "abort": stopped.abort if stopped else None,
             "cancelled": stopped is not None and stopped.abort is None,
@@ -115,6 +120,7 @@ class _Batch:
         if self.is_unfinished and stopped is None:
             # The delivery that goes on counts for this one as well.
             outcome |= {"unfinished": True, "counts": no_counts(), "retry": 0, "retry_after_s": None}
+        METER.add(outcome["counts"], level.level)
         return outcome
 
     def _is_over(self) -> bool:

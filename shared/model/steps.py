@@ -97,11 +97,20 @@ class TransferBatchRequest(TypedDict):
     final: bool
 
 
+class LevelChange(TypedDict):
+    """A larger move of the number of uploads that a worker has in flight; ``at`` is ISO 8601 in UTC."""
+
+    at: str
+    level: int
+    reason: str
+
+
 class Concurrency(TypedDict):
-    """How many uploads a worker has in flight, and why."""
+    """How many uploads a worker has in flight, and why; ``changes`` are those that a batch has seen, if any."""
 
     level: int
     reason: str
+    changes: NotRequired[list[LevelChange]]
 
 
 class SourceLoad(TypedDict):
@@ -134,6 +143,7 @@ class TransferPageRequest(TypedDict):
 
 
 class TransferPageOutcome(TypedDict):
+    concurrency_changes: NotRequired[list[LevelChange]]
     abort: Abort | None
     cancelled: bool
     counts: Counts
@@ -177,6 +187,7 @@ class RunRequest(TypedDict):
 
 
 class ManifestRequest(TypedDict):
+    concurrency_changes: NotRequired[list[LevelChange]]
     run: str
     round: int
     status: str
@@ -244,6 +255,18 @@ class State(TypedDict):
     """Pages up to ``verified_pages`` whose verification goes on, and the positions from which."""
     verification: Verification | None
     cancelled: bool
+    concurrency_changes: NotRequired[list[LevelChange]]
+    """The last moves of the uploads in flight, over all workers."""
+
+
+# What status and manifest show of them.
+_CHANGES_KEPT = 20
+
+
+def add_changes(known: list[LevelChange], more: list[LevelChange]) -> list[LevelChange]:
+    """Moves in the order of time, each once however many batches have seen it; the last ones."""
+    merged = {(one["at"], one["level"], one["reason"]): one for one in [*known, *more]}
+    return [merged[key] for key in sorted(merged)][-_CHANGES_KEPT:]
 
 
 def no_counts() -> Counts:

@@ -310,6 +310,24 @@ class DriveFeed(Protocol):
     def load(self) -> SourceLoad: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LevelChange:
+    """A move of the number of uploads in flight; ``at`` is ISO 8601 in UTC."""
+
+    at: str
+    level: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many uploads a worker has in flight at most, why so many, and the larger moves before, oldest first."""
+
+    level: int
+    reason: str
+    changes: tuple[LevelChange, ...] = ()
+
+
 class Room(Protocol):
     """Room in memory for one upload, and a place in flight when its turn comes."""
 
@@ -337,8 +355,7 @@ class LakeStore(Protocol):
 
     async def properties(self, path: str) -> LakeProperties | None: ...
 
-    def concurrency(self) -> tuple[int, str]:
-        """How many uploads this worker has in flight at most, and why so many."""
+    def concurrency(self) -> Concurrency: ...
 
     def room(self, size_bytes: int) -> AbstractAsyncContextManager["Room"]:
         """Wait until an upload of this size may be in memory; what is small may be read inside, ahead of its turn."""

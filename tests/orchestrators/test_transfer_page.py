@@ -149,3 +149,16 @@ def test_what_is_unfinished_is_not_delivered_again_once_the_run_has_to_stop() ->
     ended = start(answer, batches=2, parallel=2).run()
     assert ended.output["abort"]["code"] == "capacity_paused"
     assert deliveries.count(0) <= 2
+
+
+def test_moves_of_the_concurrency_are_kept_once_in_order_and_not_all() -> None:
+    def moved(*numbers: int) -> dict[str, Any]:
+        changes = [{"at": f"2026-11-21T02:00:{number:02d}.000Z", "level": number, "reason": "r"} for number in numbers]
+        return {"level": numbers[-1], "reason": "r", "changes": changes}
+
+    answers = {0: done(concurrency=moved(1, 3)), 1: done(concurrency=moved(2, 3)),
+               2: done(concurrency=moved(*range(10, 40)))}  # fmt: skip
+    ended = start(lambda call: answers[call.input["batch"]], batches=3, parallel=1)
+    output = ended.run().output
+    assert [change["level"] for change in output["concurrency_changes"]] == list(range(20, 40))
+    assert [change["level"] for change in ended.statuses[1]["concurrency"]["changes"]] == [1, 2, 3]

@@ -27,7 +27,7 @@ from shared.model.job import parse_files_job
 from shared.model.records import FileRecord
 from shared.names import page_name
 from shared.policy.paths import lake_path
-from shared.ports import DriveItem, DrivePage, LakeFile, LakePage, LakeProperties, SourceLoad, Written
+from shared.ports import Concurrency, DriveItem, DrivePage, LakeFile, LakePage, LakeProperties, SourceLoad, Written
 from tests.support.runs import NOW, PAIR, job_spec
 
 
@@ -152,8 +152,8 @@ class MemoryLake:
         file = self.files.get(path)
         return LakeProperties(False, len(file.data), file.etag, _md5(file.data), NOW) if file else None
 
-    def concurrency(self) -> tuple[int, str]:
-        return 4, "fixed"
+    def concurrency(self) -> Concurrency:
+        return Concurrency(4, "fixed")
 
     @asynccontextmanager
     async def room(self, size_bytes: int) -> AsyncIterator[_Room]:

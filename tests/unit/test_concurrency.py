@@ -110,3 +110,15 @@ async def test_never_more_in_flight_than_the_level_and_cancelled_waiters_lose_no
     await asyncio.gather(*tasks, return_exceptions=True)
     assert most == 5
     await asyncio.wait_for(asyncio.gather(*(work() for _ in range(20))), 30)
+
+
+async def test_the_larger_moves_are_remembered_with_their_reasons(clock: Clock) -> None:
+    limit = AdaptiveLimit(256, now_s=clock)
+    for _ in range(5):
+        await full_window(limit, clock, 0.04)
+    limit.refused("429 from the service")
+    now = limit.now()
+    assert (now.level, now.reason) == (128, "429 from the service")
+    assert [change.level for change in now.changes] == [START, 128, 256, 128]
+    assert now.changes[0].reason == "start"
+    assert sorted(change.at for change in now.changes) == [change.at for change in now.changes]

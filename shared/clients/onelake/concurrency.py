@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shared.ports import Concurrency, LevelChange
 
 _log = logging.getLogger("migration.concurrency")
 
@@ -23,14 +25,6 @@ _QUEUEING = 2.0
 _DRIFT_PER_S = 0.05
 _CHANGES_KEPT = 20
 _COOL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of the level, with its reason, for status and logs."""
-
-    level: int
-    reason: str
 
 
 class AdaptiveLimit:
@@ -62,17 +56,19 @@ class AdaptiveLimit:
         self._idle_latency_s: float | None = None
         self._met_a_limit = False
         self._cool_until_s = 0.0
-        self._logged_level = self._level
-        self.changes: deque[Change] = deque([Change(self._level, "start")], maxlen=_CHANGES_KEPT)
+        self._told_level = self._level
+        self.last_change = LevelChange(_now(), self._level, "start")
+        # The level moves a little all the time; these are the moves that matter.
+        self._changes: deque[LevelChange] = deque([self.last_change], maxlen=_CHANGES_KEPT)
 
     @property
     def level(self) -> int:
         """How many may be in flight now."""
         return self._level
 
-    @property
-    def last_change(self) -> Change:
-        return self.changes[-1]
+    def now(self) -> Concurrency:
+        """The level with the reason for its last move, and the larger ones before."""
+        return Concurrency(self._level, self.last_change.reason, tuple(self._changes))
 
     async def __aenter__(self) -> None:
         if self._in_flight < self._level and not self._waiting:
@@ -145,9 +141,16 @@ class AdaptiveLimit:
         if level == self._level:
             return
         self._level = level
-        # The level moves a little all the time; the log has the moves that matter.
-        if not 2 / 3 < level / self._logged_level < 3 / 2:
-            _log.info("upload concurrency %d -> %d: %s", self._logged_level, level, reason)
-            self._logged_level = level
-        self.changes.append(Change(level, reason))
+        self.last_change = LevelChange(_now(), level, reason)
+        if not 2 / 3 < level / self._told_level < 3 / 2:
+            _log.info(
+                "upload concurrency %d -> %d: %s", self._told_level, level, reason,
+                extra={"custom_dimensions": {"metric": "upload_concurrency", "level": level, "reason": reason}},
+            )  # fmt: skip
+            self._told_level = level
+            self._changes.append(self.last_change)
         self._admit()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -41,6 +41,7 @@ from shared.errors import (
 from shared.policy.paths import staging_prefix
 from shared.ports import (
     Block,
+    Concurrency,
     CopySource,
     LakeFile,
     LakePage,
@@ -184,9 +185,9 @@ class LakeFolder:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def concurrency(self) -> tuple[int, str]:
-        """The present level of uploads in flight, and the reason for its last change."""
-        return self._uploads.level, self._uploads.last_change.reason
+    def concurrency(self) -> Concurrency:
+        """The present level of uploads in flight, and how it came to it."""
+        return self._uploads.now()
 
     def room(self, size_bytes: int) -> Room:
         """Room for one upload, as a context: in memory at once, and in flight inside its ``turn``."""
