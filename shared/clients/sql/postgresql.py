@@ -459,7 +459,8 @@ def classify_postgresql(state: str | None, said: str, *, setting: str, subject: 
         subject: The table, or nothing.
     """
     subject = subject or setting
-    if not state:
+    if not state or state.startswith("08"):
+        # A connection that is not made has no state of the server's.
         state = _state_of(said)
     words = _words(said)
     shown = f"SQLSTATE {state or 'unknown'}"
@@ -506,7 +507,7 @@ def classify_postgresql(state: str | None, said: str, *, setting: str, subject: 
             code="value_unfit",
             subject=subject,
         )
-    if state and not state.startswith("08"):
+    if state:
         return Unsupported(
             f"PostgreSQL does not take a statement: {words} ({shown}); check query and rules of the job",
             code="statement_refused",
@@ -536,4 +537,4 @@ def _state_of(said: str) -> str:
 def _words(said: str) -> str:
     """What the server says of a statement: one line."""
     match = re.search(r"ERROR:\s+([^\n]*)", said)
-    return (match[1] if match else "").strip()[:300].rstrip(". ")
+    return (match[1] if match else "").strip()[:300].rstrip(".; ")
