@@ -97,7 +97,9 @@ class AzureMLRegistry:
 
     async def datastores(self) -> list[BlobDatastore]:
         def ask(client: Any) -> list[BlobDatastore]:
-            return [store for one in client.datastores.list() if (store := _blob_datastore(one)) is not None]
+            # The SDK's own listing fails as a whole over one datastore of a kind that it does not know.
+            listed = client.datastores._operation.list(self._workspace.resource_group, self._workspace.name)
+            return [store for one in listed if (store := _blob_datastore(one)) is not None]
 
         try:
             return await self._call(ask, "the datastores")
@@ -377,12 +379,14 @@ def _views() -> dict[bool, Any]:
 
 def _blob_datastore(one: Any) -> BlobDatastore | None:
     """A datastore of blobs, or of a file system, which the account shows as a container of blobs as well."""
-    kind = str(one.type).lower().replace("_", "").removeprefix("datastoretype.")
-    container = {"azureblob": "container_name", "azuredatalakegen2": "filesystem"}.get(kind)
-    if container is None or not getattr(one, container, None) or not getattr(one, "account_name", None):
+    told = one.properties
+    container = getattr(told, "container_name", None) or getattr(told, "filesystem", None)
+    account = getattr(told, "account_name", None)
+    kind = str(getattr(told.datastore_type, "value", told.datastore_type))
+    if kind not in ("AzureBlob", "AzureDataLakeGen2") or not container or not account:
         return None
-    endpoint = str(getattr(one, "endpoint", "") or "core.windows.net")
-    return BlobDatastore(str(one.name), str(one.account_name), str(getattr(one, container)), endpoint)
+    endpoint = str(getattr(told, "endpoint", "") or "core.windows.net")
+    return BlobDatastore(str(one.name), str(account), str(container), endpoint)
 
 
 def _container(one: Any, archived: bool) -> DataContainer:

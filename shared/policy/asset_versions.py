@@ -94,8 +94,10 @@ def select(
             unmet += [Unmet(name, wish, spec, "no MLTable of the source has such a name") for wish in versions]
         met: set[str] = set()
         for asset in names:
+            known = listed.get(asset, ())
+            names_known = {one.version for one in known} - {"latest"}
             for wish in versions:
-                for version in _meant(wish, listed.get(asset, ()), latest.get(asset)):
+                for version in [wish] if wish in names_known else _meant(wish, known, latest.get(asset)):
                     met.add(wish)
                     chosen.setdefault((asset, version), Selected(asset, version, spec, wish))
         if names:
@@ -164,9 +166,7 @@ def _meant(wish: str, versions: Sequence[ListedVersion], latest: str | None) -> 
         yield from (one.version for one in versions)
     elif match := _RANGE.fullmatch(wish):
         low, high = int(match[1] or 0), int(match[2] or 10**18)
-        yield from (one.version for one in versions if one.version.isdigit() and low <= int(one.version) <= high)
-    else:
-        yield from (one.version for one in versions if one.version == wish)
+        yield from (one.version for one in versions if low <= _number(one.version) <= high)
 
 
 def _number(version: str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from azure.storage.blob import ContentSettings
 
 from shared.engine.mltables.scratch import scratch_folder
@@ -309,6 +310,36 @@ def test_data_in_other_datastores_is_refused_or_carried(app: App, ws: Workspaces
     assert [item["rows"] for item in manifest["items"]] == [3, 4]
     assert ws.migrated("whole") == {"MLTable": CSV.encode(), "a.csv": rows(3)}
     assert ws.migrated("mixed")["_outside/by-sas/p/a.csv"] == rows(2, 9)
+
+
+def test_a_datastore_of_another_kind_stops_nothing(app: App, ws: Workspaces, job: str) -> None:
+    """Of a kind that the SDK does not know, as older workspaces have them."""
+    client = ws.ml("source")
+    found = ws.workspace("source")
+    url = (
+        f"{ws.azureml['url']}/subscriptions/{found['subscription_id']}/resourceGroups/{found['resource_group']}"
+        f"/providers/Microsoft.MachineLearningServices/workspaces/{found['name']}/datastores/warehouse"
+    )
+    token = client._credential.get_token("https://management.azure.com/.default").token
+    asked: dict[str, Any] = {
+        "params": {"api-version": "2024-10-01-preview"}, "headers": {"Authorization": f"Bearer {token}"},
+        "verify": str(ws.emulators.addresses["ca_bundle"]), "timeout": 30,
+    }  # fmt: skip
+    properties = {"datastoreType": "AzureSqlDatabase", "credentials": {"credentialsType": "None"},
+                  "accountName": "server", "filesystem": "database"}  # fmt: skip
+    try:
+        assert requests.put(url, json={"properties": properties}, **asked).status_code == 201
+        ws.add("plain")
+        assert only(app.run(job, ["plain"], other_datastore="carry"))["status"] == "success"
+    finally:
+        requests.delete(url, **asked)
+
+
+def test_a_file_of_the_folders_name(app: App, ws: Workspaces, job: str) -> None:
+    ws.add("named")
+    ws.put("target", {"migrated/named/1": b"a file", "migrated": b"another"})
+    item = only(app.run(job, ["named"]))
+    assert (item["status"], item["target_uri"]) == ("success", ws.long("target", "migrated/named/1_m1/"))
 
 
 def test_two_paths_that_would_become_one_file_are_refused(app: App, ws: Workspaces, job: str) -> None:

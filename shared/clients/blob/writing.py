@@ -297,7 +297,10 @@ class WritableContainer(BlobContainer):
         return owner
 
     async def owner(self, folder: str) -> str | None:
-        marked = await self._marked(folder)
+        try:
+            marked = await self._marked(folder)
+        except TargetConflict:
+            return None
         return marked[0] or None if marked is not None else None
 
     async def has_owners_below(self, folder: str) -> bool:

@@ -406,7 +406,11 @@ async def _claimed(run: MltableRun, root: str, owner: str) -> bool:
     First the claim, then the look at what lies around it, so that of two who claim one within the other one sees it.
     """
     target = run.target.container
-    if await target.claim(root, owner) != owner:
+    try:
+        if await target.claim(root, owner) != owner:
+            return False
+    except TargetConflict:
+        # A file has the folder's name, or somebody marked it at this moment.
         return False
     if await _is_within_another(run, root) or await target.has_owners_below(root):
         await target.release(root, owner)
