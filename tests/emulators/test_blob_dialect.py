@@ -135,6 +135,29 @@ def test_delete(wire: WireClient, folder: str) -> None:
     assert wire.send("DELETE", f"/Migration/{quoted(folder)}/d", url_key=BLOB).code == "BlobNotFound"
 
 
+async def test_object_store_copies_and_renames(emulators: RunningEmulators, wire: WireClient, folder: str) -> None:
+    """It sends Copy Blob, and takes the copy for done when it is answered."""
+    store = AzureStore(
+        "Migration", account_name="onelake", endpoint=emulators.addresses["onelake_plain_url"],
+        bearer_token=wire.token(), client_options={"allow_http": True},
+    )  # fmt: skip
+    content = b"0123456789" * 500_000
+    await obstore.put_async(store, f"{folder}/a b/\u00fc", content, attributes={"Content-Type": "text/plain"})
+    await obstore.copy_async(store, f"{folder}/a b/\u00fc", f"{folder}/new/copy")
+    assert bytes(await (await obstore.get_async(store, f"{folder}/new/copy")).bytes_async()) == content
+    answer = wire.send("HEAD", f"/Migration/{quoted(folder)}/new/copy", url_key=BLOB)
+    assert answer.headers["content-type"] == "text/plain"
+    await obstore.put_async(store, f"{folder}/other", b"other")
+    with pytest.raises(AlreadyExistsError):
+        await obstore.copy_async(store, f"{folder}/a b/\u00fc", f"{folder}/other", overwrite=False)
+    await obstore.copy_async(store, f"{folder}/a b/\u00fc", f"{folder}/other")
+    assert (await obstore.head_async(store, f"{folder}/other"))["size"] == len(content)
+    with pytest.raises(FileNotFoundError):
+        await obstore.copy_async(store, f"{folder}/nothing", f"{folder}/x")
+    with pytest.raises(FileNotFoundError):
+        await obstore.head_async(store, f"{folder}/x")
+
+
 async def test_object_store(emulators: RunningEmulators, wire: WireClient, folder: str) -> None:
     """A client in another language, which knows nothing of DFS."""
     store = AzureStore(

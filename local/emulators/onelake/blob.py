@@ -2,7 +2,7 @@
 # ruff: noqa: PTH104, PTH108, PTH110
 """The Blob dialect: what the SDKs read through it, and block blobs for clients that know nothing else.
 
-HEAD, GET, Put Blob, Put Block, both also From URL, Put Block List, Delete, List Blobs, Set Blob Metadata and Set Blob
+HEAD, GET, Put Blob, Put Block, both also From URL, Copy Blob, Put Block List, Delete, List Blobs, Set Blob Metadata and
 Properties. Everything else is refused. Shapes: Microsoft's Blob service REST reference; what the clients send is on
 docs/protocols/onelake.md sections 5 and 6. Chosen where the pages are silent:
 
@@ -20,9 +20,10 @@ import binascii
 import itertools
 import os
 import re
+import uuid
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape, quoteattr
 
 from local.emulators.onelake.addresses import Address, AddressBook, decode_path
@@ -80,6 +81,14 @@ def operation_of(request: Request) -> str:
             return "delete"
         case _:
             return "unknown"
+
+
+def copied_within(request: Request) -> str | None:
+    """The path of a Copy Blob's source where that lies in the same account; None for any other call."""
+    if "x-ms-blob-type" in request.headers or "x-ms-copy-source" not in request.headers:
+        return None
+    source = urlsplit(request.headers["x-ms-copy-source"])
+    return source.path if source.netloc == request.headers.get("host") else None
 
 
 class Blob:
@@ -148,6 +157,8 @@ class Blob:
     async def _put_blob(self, request: Request, address: Address, path: str) -> Response:
         require_query(request, _NOTHING)
         kind = request.headers.get("x-ms-blob-type")
+        if kind is None and "x-ms-copy-source" in request.headers:
+            return await self._copy_blob(request, address, path)
         if kind is None:
             raise ServiceError("MissingRequiredHeader")
         if kind != "BlockBlob":
@@ -172,6 +183,48 @@ class Blob:
         finally:
             received.discard()
         return _changed(201, attributes, {"Content-MD5": received.md5})
+
+    async def _copy_blob(self, request: Request, address: Address, path: str) -> Response:
+        """Copy Blob, done by the time it is answered, as it may be within one account."""
+        address.require_writable("PUT")
+        if request.body.length:
+            raise ServiceError("ContentLengthMustBeZero")
+        conditions = read_conditions(request.headers)
+        self._check_target(path, conditions)
+        attributes = self._described(request)
+        source = copied_within(request)
+        if source is None:
+            received, described = await self._sources.fetch(request, self._store, MAX_BLOB_BYTES)
+            taken = {f"x-ms-blob-{name.lower()}": value for name, value in described.items()}
+            attributes = with_content_headers(attributes, taken, "x-ms-blob-")
+            attributes.md5 = attributes.md5 or received.md5
+            descriptor, part = received.into_part(self._store)
+        else:
+            source_path = self._store.path_of(self._book.resolve(source))
+            entry = self._store.look(source_path)
+            if entry is None or entry.is_directory:
+                raise ServiceError("CannotVerifyCopySource", status=404)
+            wanted = {name.removeprefix("x-ms-source-"): value for name, value in request.headers.items()
+                      if name.startswith("x-ms-source-if-")}  # fmt: skip
+            if read_conditions(wanted).failure(entry.etag, entry.attributes.modified_s):
+                raise ServiceError("SourceConditionNotMet")
+            kept = entry.attributes
+            attributes = replace(
+                attributes, content_type=kept.content_type, md5=kept.md5, headers=kept.headers,
+                metadata=attributes.metadata or kept.metadata,
+            )  # fmt: skip
+            sources = [source_path] if entry.size_bytes else []
+            descriptor, part = await asyncio.to_thread(self._store.assemble, sources)
+        with self._store.holding(path):
+            try:
+                self._check_target(path, conditions)
+            except BaseException:
+                os.close(descriptor)
+                os.unlink(part)
+                raise
+            attributes.modified_ns = self._store.clock.tick_ns()
+            self._store.commit_part(descriptor, part, path, attributes, makes_parents=True)
+        return _changed(202, attributes, {"x-ms-copy-id": str(uuid.uuid4()), "x-ms-copy-status": "success"})
 
     async def _put_block(self, request: Request, address: Address, path: str) -> Response:
         require_query(request, frozenset({"comp", "blockid"}))

@@ -135,6 +135,9 @@ class OneLake:
                 raise route.refusal
             assert route.address is not None
             self._authorise(client_id, route.address, call.operation)
+            source = blob.copied_within(request)
+            if source is not None:
+                self._authorise(client_id, self._book.resolve(source), "read")
             rejected = self._check_headers(request, copies=route.is_blob and call.operation in _COPYING)
             dialect = self._blob if route.is_blob else self._dfs
             response = await dialect.handle(request, call.operation, route.address)
@@ -177,6 +180,7 @@ class OneLake:
         return (
             not _BLOB_QUERY.isdisjoint(request.query)
             or "x-ms-blob-type" in headers
+            or "x-ms-copy-source" in headers
             or "x-ms-range" in headers
             or headers.get("accept", "").startswith("application/xml")
         )
