@@ -246,6 +246,14 @@ class _Planned:
                 code="not_captured",
             )
         disposition, _ = self.run.job.write_of(self.wish, has_key=bool(shape.key))
+        if change == "watermark" and disposition == "append" and self.run.facts.dialect != "sqlite":
+            lake = {one.name: one.lake[0].type for one in shape.columns}
+            if lake[self._change_column() or ""] == "string":
+                raise Unsupported(
+                    f"{self.wish.column} of {shape.table} is text, whose order is the collation's own, so that rows at "
+                    "its boundary cannot be told apart; choose a time or a number, or write.disposition: merge",
+                    code="watermark_unfit",
+                )
         if disposition in ("merge", "history") and not shape.key:
             raise Unsupported(
                 f"{shape.table} has no primary key, and disposition: {disposition} finds rows by their key; name one "
