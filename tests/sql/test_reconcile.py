@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from tests.support.emulated import Lake
-from tests.support.tables import Engine, item
+from tests.support.tables import Crash, Engine, item
 
 Make = Callable[..., Engine]
 TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, at INTEGER)"
@@ -71,6 +72,7 @@ async def test_rows_that_differ_are_counted_by_range_and_never_shown(make: Make)
     record, found = await reconciled(engine, "compare")
     assert (record["status"], record["error_code"], found["verdict"]) == ("failed", "lake_differs", "differs")
     assert counts(found) == (1, 2, 2)
+    assert (found["source_rows"], found["lake_rows"]) == (499, 500)
     assert found["columns"] == ["at", "id", "name"]
     assert "1 rows missing, 2 rows different, 2 rows only in the lake" in record["error_detail"]
     assert sum(one["missing"] + one["different"] + one["extra"] for one in found["where"]) == 5
@@ -198,6 +200,44 @@ async def test_of_a_history_the_current_states_are_compared_and_mended(make: Mak
     assert sorted(row["name"] for row in engine.table().rows() if row["id"] == 8) == ["name 8", "unseen"]
 
 
+async def test_a_large_table_takes_several_calls_and_says_the_same(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.engine.sql.reconcile._BUDGET_S", 0.0)
+    engine = filled(make({"table": "t"}, partition={"rows": 50}))
+    await engine.run()
+    meddle(engine)
+    calls: list[str] = []
+
+    async def between(turn: int, step: str) -> None:
+        calls.append(step)
+
+    monkeypatch.setattr(engine, "between", between)
+    _, found = await reconciled(engine, "compare")
+    assert (found["verdict"], counts(found), found["source_rows"]) == ("differs", (2, 1, 1), 500)
+    assert calls.count("plan") >= 9, "each range in a call of its own"
+    _, found = await reconciled(engine, "repair")
+    assert (found["verdict"], counts(found)) == ("repaired", (2, 1, 1))
+    assert (found["repair"]["written"], found["repair"]["removed"]) == (3, 1)
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_a_worker_that_dies_leaves_a_repair_that_can_be_finished(make: Make, form: str) -> None:
+    engine = filled(make({"table": "t"}, format=form))
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'other' WHERE id = 7", "DELETE FROM t WHERE id = 8")
+    for key in ("/reconciled/", "/records/", "^jobs/"):
+        for when in ("before", "after"):
+            engine.source.run("UPDATE t SET name = name || 'x' WHERE id = 9")
+            name, spec = engine.begin(), engine.spec | {"reconcile": "repair"}
+            setattr(engine.store, when, re.compile(key))
+            with pytest.raises(Crash):
+                await engine.go_on(name, spec)
+            record = item(await engine.go_on(name, spec))
+            assert (record["status"], record["error_detail"]) == ("success", None)
+            engine.assert_same()
+            assert engine.table().left_over() == []
+
+
 # -- what is read anew -------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +287,7 @@ async def test_appended_rows_are_compared_as_of_the_last_run_and_never_lost(make
     DeltaTable(str(engine.table().folder)).delete("id = 4")
     record, found = await reconciled(engine, "compare")
     assert (record["error_code"], counts(found)) == ("lake_differs", (1, 0, 0))
-    record, _ = await reconciled(engine, "repair")
+    record = item(await engine.run(reconcile="repair"))
     assert (record["status"], record["error_code"]) == ("failed", "not_mendable")
     assert "reset" in record["error_detail"]
 
@@ -311,7 +351,7 @@ async def test_a_new_column_is_told_and_mended(make: Make) -> None:
     assert (row["name"], row["vat"]) == ("new", 19)
     engine.spec["schema"] = "strict"
     engine.source.run("ALTER TABLE t ADD COLUMN more INTEGER", "UPDATE t SET name = 'newer' WHERE id = 7")
-    record, _ = await reconciled(engine, "repair")
+    record = item(await engine.run(reconcile="repair"))
     assert record["error_code"] == "schema_changed"
 
 

@@ -11,10 +11,13 @@
 
 Counts and bounds of ranges are reported, never values. The cursor stays where it is: increments are applied by key, so
 that one that brings a mended row again does no harm.
+
+A large table takes several calls, each with a session of its own; what a call has found and mended is kept.
 """
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from shared.engine.sql import quality
@@ -35,6 +38,8 @@ from shared.ports.tables import KeyRange, LakeColumn, LakeTable, LakeTableState,
 _LEAF_ROWS = 100_000
 """Of ranges whose rows are told apart by key; both sides' digests of one are in memory."""
 _SHOWN_RANGES = 100
+_BUDGET_S = 20 * 60.0
+"""Of one call; the rest of the ranges is left to the next, so that none meets the host's timeout."""
 _MOST_MENDED = 5_000_000
 """Beyond, reading a table anew costs less than mending it."""
 _CUT_BY = ("int16", "int32", "int64", "date32", "timestamp[us]", "timestamp[us, UTC]")
@@ -42,10 +47,14 @@ _CUT_BY = ("int16", "int32", "int64", "date32", "timestamp[us]", "timestamp[us, 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What was found, for the record of the table; ``reload`` says why all of it is to be read anew, where it is."""
+    """What was found so far, for the record of the table.
+
+    ``reload`` says why all of it is to be read anew, where it is; ``goes_on``: there are ranges left.
+    """
 
     document: dict[str, Any]
     reload: str = ""
+    goes_on: bool = False
 
 
 async def reconcile_table(run: SqlRun, target: str, table: int) -> Reconciled:
@@ -56,6 +65,9 @@ async def reconcile_table(run: SqlRun, target: str, table: int) -> Reconciled:
         IntegrityMismatch: code ``still_differs``: it differs after the repair.
         Cancelled: the run is to end.
     """
+    before = await run.records.reconciled(table)
+    if before is not None and before["next"] is None:
+        return Reconciled(before, reload=(before["repair"] or {}).get("why", ""))
     entry = await run.records.entry(table)
     wish = run.wish(entry)
     shape = await apart(run.database.describe, TableName(entry["schema"], entry["name"]), entry["query"])
@@ -64,13 +76,14 @@ async def reconcile_table(run: SqlRun, target: str, table: int) -> Reconciled:
     state = await lake.state()
     key = cursor_key(run.job, target, entry)
     cursor, _ = mended(await load_cursor(run.records.store, key), state)
-    work = _Reconciling(run, entry, wish, shape, lake, state, cursor, key)
+    work = _Reconciling(run, table, entry, wish, shape, lake, state, cursor, key, before)
     return await work.run_all()
 
 
 @dataclass
 class _Reconciling:
     run: SqlRun
+    table: int
     entry: dict[str, Any]
     wish: TableWish
     shape: TableShape
@@ -78,6 +91,7 @@ class _Reconciling:
     state: LakeTableState
     cursor: Cursor | None
     cursor_key: str
+    before: dict[str, Any] | None
     notes: list[str] = field(default_factory=list)
 
     async def run_all(self) -> Reconciled:
@@ -89,7 +103,10 @@ class _Reconciling:
                 code="not_comparable",
             )
         if not self.state.exists:
-            document = {"verdict": "differs", "notes": ["the table is not in the lake"]}
+            document: dict[str, Any] = {
+                "verdict": "differs", "compared_at": self.run.now(), "notes": ["the table is not in the lake"],
+                "repair": None, "next": None,
+            }  # fmt: skip
             return self._unmended(document, "the table was not in the lake")
         schema = self._schema()
         columns = comparable(self.shape.lake_columns, self.state.columns, schema.names)
@@ -111,10 +128,12 @@ class _Reconciling:
             )  # fmt: skip
             if self._by_key:
                 await self._read_pending(session, sides)
-            found = await self._compare(session, sides)
-            document = self._document(found, sides)
-            if document["verdict"] == "equal" or self.run.job.reconcile != "repair":
-                return Reconciled(document)
+            found, left = await self._compare(session, sides, self.before["next"] if self.before else 0)
+            document = {**_added(self.before, self._document(found, sides)), "next": left}
+            goes_on = left is not None
+            found = [one for one in found if self._is_wrong(one)]
+            if not found or self.run.job.reconcile != "repair":
+                return Reconciled(document, goes_on=goes_on)
             if schema.failures:
                 raise Unsupported("; ".join(schema.failures), code="schema_changed")
             why = self._why_reload(found)
@@ -122,7 +141,7 @@ class _Reconciling:
                 return self._unmended(document, why)
             repair = await self._repair(sides, schema, found)
             await self._assert_mended(sides, found)
-        return Reconciled({**document, "verdict": "repaired", "repair": repair})
+        return Reconciled(_added(document, {"verdict": "repaired", "repair": repair}), goes_on=goes_on)
 
     @property
     def _by_key(self) -> bool:
@@ -184,24 +203,40 @@ class _Reconciling:
         window = Window(change, cursor.position, upto, cursor.column, self.wish.lookback or 0.0, capture=cursor.capture)
         await sides.read_pending(window)
 
-    async def _compare(self, session: SessionThread, sides: TwoSides) -> list[Difference]:
-        """Differences by range; a range that is equal has none."""
+    async def _compare(
+        self, session: SessionThread, sides: TwoSides, first: int
+    ) -> tuple[list[Difference], int | None]:
+        """Differences by range, and the group to go on with; a range that is equal has none."""
+        known = await self.run.records.reconcile_ranges(self.table)
+        if known is None:
+            known = [[asdict(one) if one else None for one in group] for group in await self._ranges(session)]
+            await self.run.records.put_reconcile_ranges(self.table, known)
+        groups = [[KeyRange(**one) if one else None for one in group] for group in known]
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + _BUDGET_S
+        found: list[Difference] = []
+        for number in range(first, len(groups)):
+            if number > first and loop.time() >= deadline_s:
+                return found, number
+            found += await self._compare_group(sides, groups[number])
+        return found, None
+
+    async def _compare_group(self, sides: TwoSides, group: Sequence[KeyRange | None]) -> list[Difference]:
+        if await self._is_equal(sides, _hull(group), counted=True):
+            return []
         found = []
-        for coarse in await self._ranges(session):
-            if await self._is_equal(sides, _hull(coarse)):
+        for one in group:
+            if len(group) > 1 and await self._is_equal(sides, one, counted=False):
                 continue
-            for one in coarse:
-                if len(coarse) > 1 and await self._is_equal(sides, one):
-                    continue
-                difference = await sides.difference(one)
-                if difference:
-                    found.append(difference)
+            difference = await sides.difference(one)
+            if difference:
+                found.append(difference)
         return found
 
-    async def _is_equal(self, sides: TwoSides, within: KeyRange | None) -> bool:
+    async def _is_equal(self, sides: TwoSides, within: KeyRange | None, *, counted: bool) -> bool:
         if await self.run.records.cancelled():
             raise Cancelled
-        return await sides.is_equal(within)
+        return await sides.is_equal(within, counted=counted)
 
     async def _ranges(self, session: SessionThread) -> list[list[KeyRange | None]]:
         """Small ranges, in groups of about a slice; one of all rows where the lake cannot tell ranges apart."""
@@ -249,8 +284,11 @@ class _Reconciling:
             "pending": sum(one.pending for one in found), "quarantined": sum(one.quarantined for one in found),
             "source_rows": sides.source_rows, "lake_rows": sides.lake_rows, "ranges": sides.ranges,
             "columns": sorted({name for one in found for name in one.columns}) if differs else [],
-            "where": where[:_SHOWN_RANGES], "notes": self.notes,
+            "where": where[:_SHOWN_RANGES], "notes": self.notes, "repair": None,
         }  # fmt: skip
+
+    def _is_wrong(self, one: Difference) -> bool:
+        return bool(len(one.missing) or len(one.different) or (len(one.extra) and not self._keeps_extra))
 
     # -- repair ----------------------------------------------------------------------------------------------------
 
@@ -277,7 +315,7 @@ class _Reconciling:
                 "table in reset",
                 code="not_mendable",
             )
-        return Reconciled({**document, "repair": {"how": "reload", "why": why}}, reload=why)
+        return Reconciled({**document, "repair": {"how": "reload", "why": why}, "next": None}, reload=why)
 
     async def _repair(
         self, sides: TwoSides, schema: SchemaPlan[LakeColumn], found: Sequence[Difference]
@@ -343,6 +381,35 @@ def summary_of(document: dict[str, Any]) -> str:
         if document.get(name)
     ]
     return ", ".join(said) or "; ".join(document["notes"])
+
+
+def _added(before: dict[str, Any] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """What two calls have found, one after the other."""
+    if before is None:
+        return found
+    order = ("equal", "differs", "repaired")
+    both: dict[str, Any] = {**before, **found}
+    for name in (
+        "missing",
+        "different",
+        "extra",
+        "kept",
+        "pending",
+        "quarantined",
+        "source_rows",
+        "lake_rows",
+        "ranges",
+    ):
+        both[name] = before[name] + found.get(name, 0)
+    both["columns"] = sorted({*before["columns"], *found.get("columns", ())})
+    both["where"] = [*before["where"], *found.get("where", ())][:_SHOWN_RANGES]
+    both["notes"] = list(dict.fromkeys([*before["notes"], *found.get("notes", ())]))
+    both["verdict"] = max(before["verdict"], found["verdict"], key=order.index)
+    old, new = before["repair"], found["repair"]
+    both["repair"] = new or old
+    if old and new:
+        both["repair"] = {**new, "written": old["written"] + new["written"], "removed": old["removed"] + new["removed"]}
+    return both
 
 
 def _hull(ranges: Sequence[KeyRange | None]) -> KeyRange | None:

@@ -12,6 +12,7 @@
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
     runs/<run>/done/<page>-t0.json               what the commit did
     runs/<run>/reconciled/<page>.json            what a comparison of source and lake found, and mended
+    runs/<run>/reconciled/<page>-ranges.json     by which ranges of its key it is compared
     runs/<run>/records/<page>.json               what became of the table
     jobs/<job>/sql/<table>.json                  how far a table has been read: the cursor, over all runs
     jobs/<job>/sql/<table>-<token>.seen          digests of rows at its boundary; a cursor says which
@@ -107,6 +108,13 @@ class SqlRecords(RunRecords):
     async def put_quality(self, table: int, turn: int, document: dict[str, Any]) -> None:
         await self.save(_turn("quality", table, turn), document)
 
+    async def reconcile_ranges(self, table: int) -> list[Any] | None:
+        found = await self.load(f"reconciled/{table_page(table)}-ranges.json")
+        return None if found is None else list(found["groups"])
+
+    async def put_reconcile_ranges(self, table: int, groups: list[Any]) -> None:
+        await self.save(f"reconciled/{table_page(table)}-ranges.json", {"groups": groups})
+
     async def reconciled(self, table: int) -> dict[str, Any] | None:
         return await self.load(f"reconciled/{table_page(table)}.json")
 
@@ -124,6 +132,7 @@ class SqlRecords(RunRecords):
         """Everything but what was asked: the table is to be migrated once more."""
         page = table_page(table)
         keys = [self.key(f"records/{page}.json"), self.key(f"reconciled/{page}.json")]
+        keys.append(self.key(f"reconciled/{page}-ranges.json"))
         for turn in (0, 1):
             keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "quality", "done")]
             for folder in ("slices", "seen"):

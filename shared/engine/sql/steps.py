@@ -30,6 +30,8 @@ async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOut
             if run.job.reconcile:
                 reconciled = await reconcile_table(run, target, table)
                 await run.records.put_reconciled(table, reconciled.document)
+                if reconciled.goes_on:
+                    return outcome("plan")
                 if not reconciled.reload:
                     return await _settle_reconciled(run, table, reconciled.document)
         decided = known or await plan_table(run, target, table, turn)
@@ -157,6 +159,8 @@ async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
     record = empty_record(entry, status)
     record["finished_at"] = run.now()
     reconciled = record["reconcile"] = await records.reconciled(table)
+    if reconciled:
+        del reconciled["next"]
     if reconciled and status == "success" and reconciled["verdict"] == "differs":
         # By reading it anew; otherwise it would not be here.
         reconciled["verdict"] = "repaired"

@@ -1,7 +1,7 @@
 """The same range of a table's rows in the source and in the lake: equal or not, and which rows are not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -136,9 +136,13 @@ class TwoSides:
                 found.append(await asyncio.to_thread(row_digests, batch, columns))
         self._pending = np.unique(np.concatenate(found))
 
-    async def is_equal(self, within: KeyRange | None) -> bool:
-        """Whether rows and checksums agree, as computed by the database and over the lake."""
-        return not await self._unequal(within, counted=True)
+    async def is_equal(self, within: KeyRange | None, *, counted: bool) -> bool:
+        """Whether rows and checksums agree, as computed by the database and over the lake.
+
+        ``counted``: these rows have not been looked at before.
+        """
+        self.ranges += 1
+        return not await self._unequal(within, counted=counted)
 
     async def difference(self, within: KeyRange | None) -> Difference | None:
         """Which rows differ; None where none do."""
@@ -193,20 +197,20 @@ class TwoSides:
         columns = [replace(one.source, name=one.lake_name) for one in self._columns]
         found = sums.Sums(columns, source.text_encoding)
         fits = True
-        async for batch in self._lake_batches(within):
-            try:
-                await asyncio.to_thread(found.add, batch)
-            except ValueError:
-                # A value of the lake's wider type that the source's cannot hold is none of the source's.
-                fits = False
-                break
+        async with aclosing(self._lake_batches(within)) as batches:
+            async for batch in batches:
+                try:
+                    await asyncio.to_thread(found.add, batch)
+                except ValueError:
+                    # A value of the lake's wider type that the source's cannot hold is none of the source's.
+                    fits = False
+                    break
         if counted:
             self.source_rows += source.rows
-            self.ranges += 1
-        if not fits:
-            return [""]
         if counted:
             self.lake_rows += found.rows
+        if not fits:
+            return [""]
         theirs = found.result()
         unequal = [name for name, one in source.columns.items() if theirs[self._lake_names[name]] != one]
         return unequal or ([""] if source.rows != found.rows else [])
@@ -247,7 +251,7 @@ class TwoSides:
     def _key_of_lake(self, batch: pa.RecordBatch) -> Digests:
         return row_digests(batch, [LakeColumn(one.lake_name, one.type) for one in self._key])
 
-    async def _lake_batches(self, within: KeyRange | None) -> AsyncIterator[pa.RecordBatch]:
+    async def _lake_batches(self, within: KeyRange | None) -> AsyncGenerator[pa.RecordBatch]:
         """Rows that are, for a reader, the source's: neither deleted nor of the past."""
         place = None
         if within is not None:
