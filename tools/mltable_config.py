@@ -27,14 +27,17 @@ def read_document(path: Path) -> dict[str, Any]:
         BadConfig: it is missing, unreadable, or no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        # What PowerShell's redirection writes.
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8; save it as that"
         raise BadConfig(f"{path}: {reason}") from None
     try:
         document = json.loads(_plain_json(text)) if text.lstrip()[:1] in ("{", "/") else yaml.safe_load(text)
     except json.JSONDecodeError as error:
-        raise BadConfig(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from None
+        hint = "; in JSON write a backslash twice, or / in its place" if "escape" in error.msg else ""
+        raise BadConfig(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

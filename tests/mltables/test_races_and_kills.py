@@ -84,7 +84,8 @@ def test_kill_in_every_phase(ws: Workspaces, tmp_path: Path) -> None:
         {"service": "azureml", "fault": "latency", "latency_ms": 30},
     ])  # fmt: skip
     ws.add("killed", files={f"{n:02d}.csv": rows(5, n) for n in range(16)})
-    app = App(ws, tmp_path)
+    (tmp_path / "scratch").mkdir()
+    app = App(ws, tmp_path, TMPDIR=str(tmp_path / "scratch"))
     try:
         wishes = [{"name": "killed", "versions": ["*"]}]
         run = app.start(app.spec("kills", wishes, validation={"count_rows": 10}, server_side_copy="never"))
@@ -108,6 +109,7 @@ def test_kill_in_every_phase(ws: Workspaces, tmp_path: Path) -> None:
         ("success", "1", 16)
     ]  # fmt: skip
     assert ws.versions("killed") == ["1"]
+    assert list((tmp_path / "scratch").glob("mltable-*")) == []
     there = ws.migrated("killed")
     assert {path: there[path] for path in there if path != "MLTable"} == {f"{n:02d}.csv": rows(5, n) for n in range(16)}
 

@@ -96,7 +96,9 @@ def test_a_mistake_names_its_field(changes: dict[str, Any], path: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text", "says"), [
-    ("a.json", "{\n  // fine\n  \"x\": oops\n}", "line 3"), ("a.yaml", "a: [", "line 1"), ("a.json", "[1]", "object"),
+    ("a.json", "{\n  // fine\n  \"x\": oops\n}", "line 3"), ("a.yaml", "a: [", "line 1"),
+    ("a.json", '{"x": "config\\source.json"}', "twice"),
+    ("a.json", "[1]", "object"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
@@ -119,6 +121,12 @@ def test_checks_of_an_asset_add_to_those_of_the_defaults() -> None:
 def test_names_of_files_as_windows_writes_them(tmp_path: Path) -> None:
     config = read_config(plant(tmp_path, GUIDE.replace("config/source_config", "config\\\\source_config")))
     assert config["source_workspace_config"] == SOURCE
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_mark_of_its_byte_order(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.json").write_text('// é\n{"b": "é"}', encoding=encoding)
+    assert read_document(tmp_path / "a.json") == {"b": "é"}
 
 
 def test_what_yaml_reads_as_a_date_is_a_version(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ async def plan_version(run: MltableRun, group: int, version: int) -> Settled | d
         return Settled({**record, "status": "skipped", "reason": chosen, "migrated_on_utc": run.now()})
     root, registered, existing = chosen.root, chosen.registered, chosen.existing
     target = run.target.home(root)
-    text = rewrite(blueprint, places, home, target, run.storage_urls)
+    text = await asyncio.to_thread(rewrite, blueprint, places, home, target, run.storage_urls)
     if any(token.field for token in blueprint.tokens):
         warnings.append("a column is turned into streams (stream_info): addresses in the data itself stay as they are")
     record |= {
