@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from random import Random
 from typing import Any
 
 import pytest
 
-from shared.ports.tables import LakeColumn
+from shared.errors import Unsupported
+from shared.ports.tables import KeyRange, LakeColumn
 from tests.support.emulated import Lake
 from tests.support.lake_tables import EmulatedTable, Row
 
@@ -141,3 +144,169 @@ async def test_history_keeps_each_state(merging: Merging) -> None:
     assert [(row["id"], row["text"], row["_is_current"]) for row in merging.read("id, _valid_from")] == [
         (2, "b", False), (2, "b", False), (2, "z", True), (3, "x", False), (3, "y", True),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("disposition", ["merge", "history"])
+@pytest.mark.parametrize("memory_bytes", [1 << 26, 20_000])
+async def test_more_changes_than_memory(lake: Lake, disposition: str, memory_bytes: int) -> None:
+    """Range by range of keys, with the same end; states of one key are never torn apart."""
+    merging = Merging(lake, memory_bytes=memory_bytes)
+    columns = (LakeColumn("tenant", "string"), LakeColumn("id", "int64"), LakeColumn("text", "string"))
+    changes = (*columns, *CHANGES[2:])
+    random = Random(7)
+    keys = [("one", number) for number in range(300)] + [(None, None), ("two", None)]
+
+    async def apply(number: int, rows: list[Row]) -> Any:
+        opened = merging.table.open(now=lambda: MOMENT + timedelta(hours=number), memory_bytes=memory_bytes)
+        parts = []
+        for name in range(3):
+            parts += await merging.table.write(opened, changes, rows[name::3], changes=True, name=str(name))
+        return await merging.table.commit(
+            opened, columns, parts, number=number, disposition=disposition, key=("tenant", "id"), deletes="hard"
+        )
+
+    def some(count: int, operations: Sequence[str]) -> list[Row]:
+        rows = []
+        for order in range(count):
+            tenant, id_ = random.choice(keys)
+            rows.append(
+                {"tenant": tenant, "id": id_, "text": f"{order} {'x' * 50}", "_operation": random.choice(operations),
+                 "_position": "", "_order": order}
+            )  # fmt: skip
+        random.shuffle(rows)
+        return rows
+
+    model: dict[Any, list[str]] = {}
+    for number in range(3):
+        rows = some(1500, ["upsert", "upsert", "delete"])
+        await apply(number, rows)
+        for row in sorted(rows, key=lambda one: one["_order"]):
+            key = (row["tenant"], row["id"])
+            if row["_operation"] == "delete":
+                model.pop(key, None)
+            elif disposition == "merge":
+                model[key] = [row["text"]]
+            else:
+                model.setdefault(key, []).append(row["text"])
+    found: dict[Any, list[str]] = {}
+    for row in merging.read("_valid_from" if disposition == "history" else "id"):
+        found.setdefault((row["tenant"], row["id"]), []).append(row["text"])
+    assert found == model
+    if disposition == "history":
+        current = [(row["tenant"], row["id"]) for row in merging.read("id") if row["_is_current"]]
+        assert sorted(map(repr, current)) == sorted(map(repr, model))
+    assert merging.table.left_over() == []
+
+
+KEYS = {
+    "bool": [True, False, None],
+    "int16": [-(2**15), 0, 2**15 - 1],
+    "int64": [-(2**63), 2**53, 2**53 + 1],
+    "string": ["a", "A", "a ", "", "\u00e9", "e\u0301", "x" * 40 + "1", "x" * 40 + "2"],
+    "binary": [b"", b"\x00", b"\xff\x00"],
+    "date32": [date.min, date(2024, 2, 29), date.max],
+    "timestamp[us]": [datetime.min, datetime(2024, 1, 1, 0, 0, 0, 1), datetime.max],  # noqa: DTZ001, DTZ901
+    "timestamp[us, UTC]": [MOMENT, MOMENT + timedelta(microseconds=1), None],
+    "decimal128(38, 4)": [Decimal("0.0001"), Decimal("-99999999999999999999999999999999.9999"), Decimal(7)],
+}
+
+
+@pytest.mark.parametrize("key_type", KEYS)
+async def test_keys_of_every_type(merging: Merging, key_type: str) -> None:
+    columns = (LakeColumn("k", key_type), LakeColumn("text", "string"))
+    changes = (*columns, *CHANGES[2:])
+    table, values = merging.table, KEYS[key_type]
+    opened = table.open()
+    rows = [{"k": value, "text": "old"} for value in values]
+    await table.commit(opened, columns, await table.write(opened, columns, rows))
+    changed = [
+        {"k": values[0], "text": "new", "_operation": "update", "_order": 0},
+        {"k": values[1], "_operation": "delete", "_order": 1},
+    ]
+    parts = await table.write(opened, changes, changed, changes=True)
+    done = await table.commit(opened, columns, parts, number=1, disposition="merge", key=("k",), deletes="hard")
+    assert (done.inserted, done.updated, done.deleted) == (0, 1, 1)
+    kept = {(values[0], "new"), *((value, "old") for value in values[2:])}
+    assert {(row["k"], row["text"]) for row in table.rows()} == kept
+    assert len(table.rows()) == len(kept)
+
+
+@pytest.mark.parametrize(
+    ("key", "key_type", "said"),
+    [((), "int64", "needs a key"), (("id",), "double", "floating"), (("no",), "int64", "'no'")],
+)
+async def test_keys_that_tell_no_rows_apart(merging: Merging, key: tuple[str, ...], key_type: str, said: str) -> None:
+    columns = (LakeColumn("id", key_type), LakeColumn("text", "string"))
+    for disposition in ("merge", "history"):
+        with pytest.raises(Unsupported, match=said) as caught:
+            await merging.table.commit(merging.table.open(), columns, [], disposition=disposition, key=key)
+        assert caught.value.code == "key"
+    assert not (await merging.table.open().state()).exists
+
+
+async def test_rows_of_a_range_that_are_not_told_are_gone(merging: Merging) -> None:
+    await merging.rows([{"id": n, "text": "a"} for n in [*range(10), None]])
+    within = KeyRange("id", "3", "6")
+    options: dict[str, Any] = {"disposition": "merge", "whole_key_range": within}
+    done = await merging.rows([{"id": 4, "text": "a"}, {"id": 5, "text": "b"}], **options)
+    assert (done.inserted, done.updated, done.deleted) == (0, 1, 1)
+    assert [row["id"] for row in merging.read() if row["_deleted"]] == [3]
+    assert (await merging.rows([{"id": 4, "text": "a"}, {"id": 5, "text": "b"}], **options)).deleted == 0
+    done = await merging.rows([], **{**options, "deletes": "ignore"})
+    assert done.deleted == 0
+    first = KeyRange("id", None, "1", nulls=True)
+    done = await merging.rows([{"id": 0, "text": "a"}], **{**options, "whole_key_range": first, "deletes": "hard"})
+    assert done.deleted == 1
+    done = await merging.rows(
+        [{"id": n, "text": "a"} for n in range(9)],
+        **{**options, "whole_key_range": KeyRange("id", None, None, nulls=True), "deletes": "hard"},
+    )
+    assert (done.inserted, done.updated, done.deleted) == (0, 2, 1), "one comes back, one is as it was"
+    assert merging.plain() == [(n, "a") for n in range(9)]
+
+
+async def test_a_full_load_into_a_history(merging: Merging) -> None:
+    everything = KeyRange("id", None, None, nulls=True)
+    options: dict[str, Any] = {"disposition": "history", "whole_key_range": everything}
+    await merging.rows([{"id": n, "text": "a"} for n in range(4)], **options)
+    done = await merging.rows([{"id": 1, "text": "a"}, {"id": 2, "text": "b"}, {"id": 9, "text": "c"}], **options)
+    assert (done.inserted, done.updated, done.deleted) == (1, 1, 2)
+    shown = [(row["id"], row["text"], row["_is_current"], row["_deleted"]) for row in merging.read("id, _valid_from")]
+    assert shown == [
+        (0, "a", False, True), (1, "a", True, False), (2, "a", False, False), (2, "b", True, False),
+        (3, "a", False, True), (9, "c", True, False),
+    ]  # fmt: skip
+    done = await merging.rows([{"id": n, "text": "a"} for n in range(2)], **options)
+    assert (done.inserted, done.updated, done.deleted) == (1, 0, 2), "what comes again is a new state"
+
+
+async def test_only_files_with_changes_are_written_anew(merging: Merging) -> None:
+    for start in (0, 100, 200):
+        await merging.rows([{"id": n, "text": "x" * 50} for n in range(start, start + 100)])
+    before = {file.name for file in merging.table.files()}
+    merging.table.lake.emulators.reset_stats()
+    done = await merging.changes([change("update", 150, "new"), change("update", 250, "x" * 50, 1)])
+    after = {file.name for file in merging.table.files()}
+    assert (len(before & after), len(after), done.updated) == (2, 3, 1)
+    assert (await merging.changes([change("delete", 1000)])).files == 3
+    assert {file.name for file in merging.table.files()} == after
+
+
+async def test_a_merge_takes_new_columns_and_wider_types(merging: Merging) -> None:
+    await merging.rows([{"id": 1, "text": "a"}, {"id": 2, "text": "b"}])
+    narrow = (LakeColumn("id", "int64"), LakeColumn("text", "string"), LakeColumn("n", "int16"))
+    table = merging.table
+    opened = table.open()
+    rows = [{"id": 2, "text": "c", "n": 7, "_operation": "update", "_order": 0}]
+    parts = await table.write(opened, (*narrow, *CHANGES[2:]), rows, changes=True)
+    await table.commit(opened, narrow, parts, number=1, disposition="merge", key=("id",), deletes="hard")
+    wide = (*narrow[:2], LakeColumn("n", "int64"))
+    rows = [{"id": 3, "text": "d", "n": 2**40, "_operation": "insert", "_order": 0}]
+    parts = await table.write(opened, (*wide, *CHANGES[2:]), rows, changes=True)
+    done = await table.commit(opened, wide, parts, number=2, disposition="merge", key=("id",), deletes="hard")
+    assert (done.inserted, done.updated, done.files) == (1, 0, 1)
+    assert table.rows("id") == [
+        {"id": 1, "text": "a", "n": None}, {"id": 2, "text": "c", "n": 7}, {"id": 3, "text": "d", "n": 2**40}
+    ]  # fmt: skip
+    assert [one.type for one in (await table.open().state()).columns] == ["int64", "string", "int64"]
+    assert table.left_over() == []

@@ -15,7 +15,7 @@ from shared.clients import http
 from shared.clients.lake_tables import log
 from shared.errors import MigrationError
 from shared.ports.tables import LakeColumn
-from tests.support.emulated import Lake
+from tests.support.emulated import Lake, MakeOneLake
 from tests.support.lake_tables import EmulatedTable, Row
 
 COLUMNS = (LakeColumn("id", "int64"), LakeColumn("text", "string"))

@@ -70,11 +70,12 @@ class LakePartsWriter:
             return
         table = conform(pa.Table.from_batches([batch]), self._schema)
         assert_no_nulls(table, self._never_null)
-        for piece in _pieces(table, self._options.row_group_bytes):
+        limit = self._options.row_group_bytes
+        for piece in _pieces(table, limit):
+            if self._pending and self._pending_bytes + piece.nbytes > limit:
+                await self._write_group()
             self._pending.append(piece)
             self._pending_bytes += piece.nbytes
-            if self._pending_bytes >= self._options.row_group_bytes:
-                await self._write_group()
 
     async def close(self) -> list[PartFile]:
         """Finish the last file. Without rows: one file without rows, so that the schema is there."""
