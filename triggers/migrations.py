@@ -124,8 +124,9 @@ async def _retry_failed(services: Services, client: DurableOrchestrationClient, 
             f"the job has run again since ({later}); start the job instead: what failed here is planned anew",
         )  # fmt: skip
     progress = document["progress"]
-    base = {name: progress[name] for name in ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed",
-                                              "deleted", "bytes_done")}  # fmt: skip
+    kept = ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed", "deleted", "bytes_done", "rows_planned",
+            "rows_done")  # fmt: skip
+    base = {name: progress[name] for name in kept if name in progress}
     try:
         await start_round(services, client, document["id"], document["name"], document["round"], base)  # type: ignore[arg-type]
     except LookupError:
@@ -139,7 +140,8 @@ async def purge(services: Services, client: DurableOrchestrationClient, req: fun
     run = document["id"]
     records = services.records(run)
     stored = await records.load("run.json") or {}
-    if not stored.get("spec", {}).get("dry_run", True) and await records.load("folded") is None:
+    has_ledger = stored.get("kind") == "files" and not stored["spec"]["dry_run"]
+    if has_ledger and await records.load("folded") is None:
         raise Refused(
             409,
             "not_remembered",

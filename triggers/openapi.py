@@ -5,17 +5,18 @@ from typing import Any
 from shared import VERSION
 from shared.model.job import FilesJob
 from shared.model.mltable_job import MltableJob
+from shared.model.sql_job import SqlJob
 from triggers.status import STATUSES
 
 
 def document(server: str) -> dict[str, Any]:
     """OpenAPI 3.1 of every route."""
     schemas: dict[str, Any] = {}
-    for job in (FilesJob, MltableJob):
+    for job in (FilesJob, MltableJob, SqlJob):
         schema = job.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= {**schema.pop("$defs", {}), job.__name__: schema}
     schemas |= {
-        "Job": {"oneOf": [_schema_of("FilesJob"), _schema_of("MltableJob")]},
+        "Job": {"oneOf": [_schema_of("FilesJob"), _schema_of("MltableJob"), _schema_of("SqlJob")]},
         "Error": _ERROR,
         "Status": _STATUS,
     }
@@ -75,6 +76,8 @@ _STATUS = {
                         "deleted",
                         "bytes_planned",
                         "bytes_done",
+                        "rows_planned",
+                        "rows_done",
                     )
                 },
                 "planning_done": {"type": "boolean"},

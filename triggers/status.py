@@ -20,6 +20,8 @@ _PHASES = {
     "planning": "planning", "transferring": "transferring", "retrying": "transferring", "verifying": "verifying",
     "finishing": "verifying",
 }  # fmt: skip
+_ROWS = ("rows_planned", "rows_done")
+"""Counts that a migration of tables has beside the others."""
 # The rate is that of the last half minute, as this worker saw it, so that it is not that of the whole past.
 _WINDOW_S = 30.0
 _SAMPLED_RUNS = 64
@@ -61,7 +63,8 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
     shown = _decoded(found.custom_status)
     shown = shown if isinstance(shown, dict) else {}
     output = _decoded(found.output)
-    counts: Counts = dict(no_counts(), **shown.get("counts", {}))  # type: ignore[assignment]
+    rows = dict.fromkeys(_ROWS, 0) if given["kind"] == "sql" else {}
+    counts: Counts = {**no_counts(), **rows, **shown.get("counts", {})}  # type: ignore[typeddict-item]
     concurrency, source_load, updated_at = None, None, found.last_updated_time
     if found.runtime_status in ALIVE:
         for child in shown.get("children", []):
@@ -165,6 +168,8 @@ def _over(base: Counts, now: Counts) -> Counts:
         "failed": max(0, base["failed"] - mended),
         "bytes_planned": base["bytes_planned"],
         "bytes_done": base["bytes_done"] + now["bytes_done"],
+        # Of tables.
+        **{name: base.get(name, 0) + now.get(name, 0) for name in _ROWS if name in now},  # type: ignore[typeddict-item, operator]
     }
 
 
@@ -182,8 +187,9 @@ def _progress(
     eta_s: int | None = None
     if status in FINISHED:
         eta_s = 0
-    elif planning_done and items_per_s > 0:
-        left_s = (counts["planned"] - settled) / items_per_s
+    elif planning_done and (items_per_s > 0 or (bytes_per_s > 0 and "rows_done" in counts)):
+        # Of a few tables none may have ended for long; how many of their bytes have come tells more.
+        left_s = (counts["planned"] - settled) / items_per_s if items_per_s > 0 else 0.0
         if bytes_per_s > 0:
             left_s = max(left_s, (counts["bytes_planned"] - counts["bytes_done"]) / bytes_per_s)
         eta_s = max(0, round(left_s))
@@ -203,6 +209,7 @@ def _progress(
         "bytes_per_s": round(bytes_per_s, 1),
         "eta_s": eta_s,
         "success_rate": round(done / settled, 6) if settled else None,
+        **{name: counts.get(name, 0) for name in _ROWS if name in counts},
     }
 
 
