@@ -4,7 +4,7 @@ from shared.engine.catalog import Row
 from shared.engine.files_run import FilesRun
 from shared.engine.ledger import open_ledger
 from shared.engine.run_records import RunRecords
-from shared.engine.survey import open_survey
+from shared.engine.survey import BEFORE, open_survey
 from shared.errors import AccessDenied, SourceMissing
 from shared.model.job import Limits
 from shared.model.records import FileRecord, MovedFrom, PlannedItem
@@ -125,7 +125,7 @@ async def _sort_out(
     remembered = await run.ledger.between(cursor, last)
     lake_known = job.mode == "full" and first_round
     if lake_known and run.survey is None:
-        run.survey = await open_survey(run.records, "before")
+        run.survey = await open_survey(run.records, BEFORE)
     there = await run.survey.between(cursor, last) if lake_known and run.survey else {}
     planned: list[PlannedItem] = []
     settled: list[FileRecord] = []
@@ -167,6 +167,8 @@ async def _sort_out(
                 "own": ledger is not None and ledger.own and (not lake_known or (
                     lake is not None and lake.etag == ledger.etag)),
             }  # fmt: skip
+            if action == "compare" and found is not None and found.get("md5"):
+                todo["found"] = {"etag": found["etag"], "md5": found["md5"], "size_bytes": found["size_bytes"]}
             if action == "create" and not lake_known and item.path in moved:
                 todo |= {"action": "rename", "own": True, "moved": _moved(moved[item.path])}
             if item.id or item.ref:

@@ -2,8 +2,9 @@
 
 import time
 
-from shared.engine.catalog import Catalog, Part, PartWriter, decode_index, encode_index
+from shared.engine.catalog import Catalog, Part, PartWriter, Row, decode_index, encode_index
 from shared.engine.files_run import FilesRun
+from shared.engine.ledger import open_ledger
 from shared.engine.run_records import RunRecords
 from shared.policy.paths import STAGING_PREFIX, sort_key, staging_prefix
 from shared.ports import LakeFile
@@ -11,10 +12,14 @@ from shared.ports import LakeFile
 # An activity hands back its cursor after so long, far below any function timeout.
 _BUDGET_S = 120.0
 _CHUNK_FILES = 25_000
+BEFORE = "before"
 
 
 async def survey_target(run: FilesRun, survey: str, chunk: int, continuation: str | None) -> tuple[int, str | None]:
     """List the target from ``continuation`` on and write what was seen as one sorted chunk.
+
+    Before a job's first run, the MD5 of each file that is there is listed too, so that what has the same size can be
+    compared without a call for each file.
 
     What an earlier run of this job left half-way beside its targets is deleted: no other run of the job is alive.
     Idempotent: a repeat writes the same chunk again.
@@ -24,8 +29,11 @@ async def survey_target(run: FilesRun, survey: str, chunk: int, continuation: st
     """
     started_s = time.monotonic()
     files: list[LakeFile] = []
+    if run.ledger is None:
+        run.ledger = await open_ledger(run.records.store, run.job.name, run.pair)
+    hashes = survey == BEFORE and not run.ledger.rows
     while True:
-        page = await run.lake.list_page(continuation)
+        page = await run.lake.list_page(continuation, hashes=hashes)
         for file in page.files:
             if not _is_staging(file.path):
                 files.append(file)
@@ -37,7 +45,8 @@ async def survey_target(run: FilesRun, survey: str, chunk: int, continuation: st
     folder = run.records.key(f"survey-{survey}/c{chunk:05d}")
     writer = PartWriter(run.records.store, f"{folder}/part")
     for file in sorted(files, key=lambda file: sort_key(file.path)):
-        await writer.add({"path": file.path, "size_bytes": file.size_bytes, "etag": file.etag})
+        row: Row = {"path": file.path, "size_bytes": file.size_bytes, "etag": file.etag}
+        await writer.add({**row, "md5": file.md5} if hashes else row)
     await writer.flush()
     await run.records.store.put(f"{folder}/index.json", encode_index(writer.parts))
     return len(files), continuation

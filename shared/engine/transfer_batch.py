@@ -262,8 +262,12 @@ class _Batch:
         only_over = item["etag"] if self.run.job.existing == "fail" and action == "replace" else None
         if action != "replace":
             async with lake.room(item["size_bytes"]) as room, room.turn():
+                listed = _as_listed(item)
+                if listed is not None and (same := await self._compare(item, listed)) is not None:
+                    return same
                 found = await lake.properties(path)
-                if found is not None and (same := await self._compare(item, found)) is not None:
+                is_news = found is not None and (listed is None or found.etag != listed.etag)
+                if found is not None and is_news and (same := await self._compare(item, found)) is not None:
                     return same
             # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
             own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
@@ -480,6 +484,12 @@ class _Batch:
             if status in ("uploaded", "skipped", "renamed"):
                 counts["bytes_done"] += record["size_bytes"]
         return counts
+
+
+def _as_listed(item: PlannedItem) -> LakeProperties | None:
+    """What the listing showed of the file that the item is compared with, where that is enough."""
+    found = item.get("found")
+    return LakeProperties(False, found["size_bytes"], found["etag"], found["md5"]) if found is not None else None
 
 
 class _InMemory:

@@ -18,6 +18,14 @@ class MovedFrom(TypedDict):
     same: bool
 
 
+class FoundFile(TypedDict):
+    """A file of the lake as a listing showed it; ``md5`` is hex."""
+
+    etag: str
+    md5: str
+    size_bytes: int
+
+
 class PlannedItem(TypedDict):
     """One line of a batch: what to do with one item. Decided once, in planning."""
 
@@ -34,6 +42,8 @@ class PlannedItem(TypedDict):
     ref: NotRequired[str]
     facts: NotRequired[dict[str, str | int | None]]
     moved: NotRequired[MovedFrom]
+    found: NotRequired[FoundFile]
+    """Of an item to be compared: what the listing shows at its place, where it shows a hash."""
 
 
 class FileRecord(TypedDict, total=False):

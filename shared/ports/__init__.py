@@ -215,11 +215,12 @@ class SourceTree(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LakeFile:
-    """A file of a listing; ``path`` is relative to the listed folder."""
+    """A file of a listing; ``path`` is relative to the listed folder, ``md5`` (hex) empty where it is not shown."""
 
     path: str
     size_bytes: int
     etag: str
+    md5: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,8 +351,11 @@ class LakeStore(Protocol):
         True only if it was not there before this call, and therefore is empty.
         """
 
-    async def list_page(self, continuation: str | None) -> LakePage:
-        """Files below the folder, recursively; a missing folder is empty."""
+    async def list_page(self, continuation: str | None, *, hashes: bool = False) -> LakePage:
+        """Files below the folder, recursively; a missing folder is empty.
+
+        With ``hashes``, by the listing that shows the MD5 of a file, if the lake gives one.
+        """
 
     async def properties(self, path: str) -> LakeProperties | None: ...
 

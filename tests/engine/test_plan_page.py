@@ -20,10 +20,14 @@ from shared.engine.ledger import commit_ledger
 from shared.engine.plan_page import plan_page
 from shared.engine.run_records import RunRecords
 from shared.engine.sources import JoinedTree, SourcePart
-from shared.errors import SourceMissing
+from shared.engine.survey import survey_target
+from shared.engine.transfer_batch import transfer_batch
+from shared.errors import SourceMissing, Unsupported
 from shared.model.steps import Counts, add_counts, no_counts
 from shared.names import page_name
 from shared.policy.paths import sort_key
+from shared.ports import LakePage
+from tests.support.emulated import Content, Lake
 from tests.support.runs import PAIR, make_run, memory_store, plant, put_page, record
 
 NAMES = st.sampled_from(["a", "b", "a b", "a-", "a.x", "\u00e4", "e\u0301", "%41", "\U0001f600", "z."])
@@ -289,3 +293,42 @@ async def test_packages_are_small_enough_for_the_bandwidth(folder: Path) -> None
     batches, counts, _ = await planning.plan_page(run, "p00001", 1, None)
     assert counts["planned"] == 12
     assert batches == 6, "of 300 MiB / 32 each"
+
+
+@pytest.mark.parametrize("shows_hashes", [True, False])
+async def test_a_first_run_into_files_that_are_there_asks_for_none_that_is_identical(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shows_hashes: bool
+) -> None:
+    """The listing says which files are the same; where the Blob endpoint does not list, each is asked for."""
+    source = tmp_path / "source"
+    files = {f"d/f{number} \u00e9&<.bin": bytes([number]) * 50 for number in range(6)}
+    plant(source, files)
+    for path, data in files.items():
+        await lake.folder.create(path, Content(data))
+    await lake.folder.replace("d/f5 \u00e9&<.bin", Content(b"x" * 50))
+    if not shows_hashes:
+
+        async def refused(marker: str) -> LakePage:
+            raise Unsupported("no listing here")
+
+        monkeypatch.setattr(lake.folder, "_list_blobs", refused)
+    run = make_run(source, lake=lake.folder)
+    chunk, continuation = 0, None
+    while chunk == 0 or continuation is not None:
+        _, continuation = await survey_target(run, "before", chunk, continuation)
+        chunk += 1
+    batches, _, _ = await plan_page(run, "p00001", 1, None)
+    asked: list[str] = []
+    properties = lake.folder.properties
+
+    async def watched(path: str) -> Any:
+        asked.append(path)
+        return await properties(path)
+
+    monkeypatch.setattr(lake.folder, "properties", watched)
+    for number in range(batches):
+        await transfer_batch(run, "p00001", number, 1, final=False)
+    statuses = [one["status"] for one in await run.records.page_records("p00001")]
+    assert statuses == ["skipped"] * 5 + ["uploaded"]
+    assert lake.on_disk() == files
+    assert len(asked) == (1 if shows_hashes else 6)

@@ -143,7 +143,7 @@ class MemoryLake:
     async def check(self, *, write: bool) -> bool:
         return False
 
-    async def list_page(self, continuation: str | None) -> LakePage:
+    async def list_page(self, continuation: str | None, *, hashes: bool = False) -> LakePage:
         return LakePage([LakeFile(p, len(f.data), f.etag) for p, f in sorted(self.files.items())], None)
 
     async def properties(self, path: str) -> LakeProperties | None:
