@@ -65,7 +65,8 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
                 key=tuple(decided["key"]),
                 parts=tuple(parts),
                 position=cursor.document(),
-                whole_key_range=_whole(decided),
+                # A row that is kept apart is not among the parts either, and was not deleted.
+                whole_key_range=None if verdict.get("quarantined") else _whole(decided),
             )
         )
         done |= {
@@ -87,7 +88,8 @@ async def _verdict(
     ages = {name: age for document in found for name, age in document["ages"].items()}
     verdict = quality.verdict_of(rules, [one["quality"] for one in slices], ages)
     merged = decided["written_as"] in ("merge", "history")
-    await run.records.put_quality(table, turn, {**verdict, "warnings": quality.warnings_of(verdict, merged=merged)})
+    warnings = quality.warnings_of(verdict, merged=merged, finds_deleted=_whole(decided) is not None)
+    await run.records.put_quality(table, turn, {**verdict, "warnings": warnings})
     return verdict
 
 

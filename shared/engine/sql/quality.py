@@ -398,8 +398,14 @@ def raise_if_failed(verdict: Mapping[str, Any]) -> None:
         )
 
 
-def warnings_of(verdict: Mapping[str, Any], *, merged: bool) -> list[str]:
-    """Sentences for the report; ``merged`` says that changes are merged into what is there."""
+def warnings_of(verdict: Mapping[str, Any], *, merged: bool, finds_deleted: bool = False) -> list[str]:
+    """Sentences for the report.
+
+    Args:
+        verdict: Of :func:`verdict_of`.
+        merged: Changes are merged into what is there.
+        finds_deleted: Rows that were not read are taken for deleted, were it not for those that were quarantined.
+    """
     found = [
         f"quality rule {one['rule']}: {one['detail']}"
         for one in verdict.get("rules", ())
@@ -407,6 +413,11 @@ def warnings_of(verdict: Mapping[str, Any], *, merged: bool) -> list[str]:
     ]
     if merged and verdict.get("quarantined"):
         found.append("of a changed row that was quarantined, the lake keeps the state before")
+    if finds_deleted and verdict.get("quarantined"):
+        found.append(
+            "rows that were deleted in the source are still in the lake, since a row that was quarantined could not be "
+            "told from them; reconcile: repair finds them by their keys"
+        )
     return found
 
 
