@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +21,8 @@ from tests.support.emulated import Lake
 from tests.support.lake_tables import SMALL, EmulatedTable
 
 ROWS = 3_000
+# Reconciling cuts by these.
+CUT_BY = re.compile(r"int\d\d|date32|timestamp.*|decimal128.*")
 DECLARED = {
     "sqlite": "b BOOLEAN, i INTEGER, f REAL, t TEXT, x BLOB, d DATE, ts DATETIME",
     "postgresql": (
@@ -94,6 +97,22 @@ async def test_a_copy_is_equal_by_sums_and_by_rows_in_every_range(
         for within in (None, KeyRange("id", None, "1000", nulls=True), KeyRange("id", "1000", "2999")):
             assert await sides.is_equal(within, counted=False), within
             assert await sides.difference(within) is None, within
+
+
+async def test_ranges_that_the_database_cuts_are_the_same_rows_in_the_lake(filled: World, lake: Lake) -> None:
+    table = EmulatedTable(lake, "delta")
+    await copied(filled, table)
+    shape = filled.shape("t")
+    columns = [one for one in shape.columns if CUT_BY.fullmatch(one.lake[0].type)]
+    assert len(columns) >= (2 if filled.dialect == "sqlite" else 6)
+    async with sides_of(filled, table) as sides:
+        for column in columns:
+            async with opened(filled.database, 1, consistent=True, shape=shape) as (session,):
+                ranges = await session.call(session.session.cut, shape, column.name, 700)
+            assert len(ranges) > 2, column
+            for within in ranges:
+                assert await sides.is_equal(within, counted=True), within
+        assert sides.lake_rows == sides.source_rows == len(columns) * ROWS
 
 
 async def test_every_column_tells_when_a_value_is_another(filled: World, lake: Lake) -> None:
