@@ -72,7 +72,7 @@ class Services:
         setting = f"CREDENTIAL_{name.upper()}"
         value = self.settings.credentials.get(name.lower())
         if value is None:
-            if name == "onelake":
+            if name in ("onelake", "sql"):
                 return {"kind": "default"}
             raise Configuration(f"the credential {name!r} is not configured; add the setting {setting}",
                                 subject="credential")  # fmt: skip

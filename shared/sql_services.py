@@ -1,10 +1,12 @@
 """From settings to the two sides of a SQL migration."""
 
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from shared.engine.sql import prepare as preparing
 from shared.engine.sql.run import SqlRun, table_options
-from shared.errors import Configuration
+from shared.errors import Configuration, ConnectionLost
 from shared.model.job import parse_job
 from shared.model.sql_job import SqlJob
 from shared.ports.tables import DatabaseFacts, LakeTable, TableDatabase
@@ -13,9 +15,11 @@ if TYPE_CHECKING:
     from shared.model.sql_steps import SqlCounts
     from shared.services import Services
 
+_TOKEN_WAIT_S = 60.0
+
 
 def open_source(services: "Services", job: SqlJob) -> TableDatabase:
-    """The database of a job; no connection is opened.
+    """The database of a job; no connection is opened. Called in the event loop, whose tokens its threads ask for.
 
     Raises:
         Configuration: the setting is missing, or its value is no connection. The value is not in the message.
@@ -23,7 +27,27 @@ def open_source(services: "Services", job: SqlJob) -> TableDatabase:
     from shared.clients.sql import open_database
 
     value = services.connection(job.source.connection)
-    return open_database(value, job.source, job.types)
+    return open_database(value, job.source, job.types, token=_token_of(services), ca_bundle=services.settings.ca_bundle)
+
+
+def _token_of(services: "Services") -> Callable[[], str]:
+    """Gives, in any thread but the loop's own, a token of the credential ``sql`` for Azure SQL."""
+    loop = asyncio.get_running_loop()
+
+    async def fetch() -> str:
+        from shared.clients.sql.connection import SQL_SCOPE
+
+        return (await services.tokens("sql", SQL_SCOPE).get()).token
+
+    def token() -> str:
+        waiting = asyncio.run_coroutine_threadsafe(fetch(), loop)
+        try:
+            return waiting.result(timeout=_TOKEN_WAIT_S)
+        except TimeoutError:
+            waiting.cancel()
+            raise ConnectionLost("the identity provider gives no answer", subject="CREDENTIAL_SQL") from None
+
+    return token
 
 
 async def prepare(services: "Services", run: str, round_number: int) -> tuple[SqlJob, list[int], "SqlCounts", int]:
