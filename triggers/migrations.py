@@ -124,8 +124,8 @@ async def _retry_failed(services: Services, client: DurableOrchestrationClient, 
             f"the job has run again since ({later}); start the job instead: what failed here is planned anew",
         )  # fmt: skip
     progress = document["progress"]
-    kept = ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed", "deleted", "bytes_done", "rows_planned",
-            "rows_done")  # fmt: skip
+    kept = ("planned", "bytes_planned", "uploaded", "skipped", "renamed", "failed", "deleted", "bytes_done",
+            "rows_planned", "rows_done")  # fmt: skip
     base = {name: progress[name] for name in kept if name in progress}
     try:
         await start_round(services, client, document["id"], document["name"], document["round"], base)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Records histories of real runs on the embedded host, for ``test_histories.py``.
 
-``python -m tests.replay.record`` those of files migrations, with the argument ``mltables`` those of MLTables.
+``python -m tests.replay.record`` those of files migrations, with the argument ``mltables`` those of MLTables, and
+with ``sql`` those of tables of a database.
 To be run again when an orchestrator is changed on purpose; then the old histories no longer fit, and neither do the
 instances that are alive when the change is deployed.
 """
@@ -11,6 +12,7 @@ import json
 import sqlite3
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def record() -> None:
         }
         state = platform.state
         for old in HISTORIES.glob("*.json"):
-            if not old.name.startswith("mltables"):
+            if not old.name.startswith(("mltables", "sql")):
                 old.unlink()
         for file in state.iterdir():
             if file.suffix in (".db", ".sqlite", ".sqlite3"):
@@ -111,8 +113,34 @@ def record_mltables() -> None:
             _write(database, "mltables", manifest["id"], folder)
 
 
+def record_sql() -> None:
+    """Replace the histories of a migration of tables: one by slices that catches up, one whole, one that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shop.db"
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, at INTEGER)")
+            database.executemany("INSERT INTO orders VALUES (?, ?)", [(n, n) for n in range(100)])
+            database.execute("CREATE TABLE notes (text TEXT)")
+        with running(Path(folder) / "platform", SHOP=f"sqlite:///{path}") as platform:
+            target = {"workspace": "Migration", "lakehouse": "Landing", "path": "Tables/shop", "format": "delta"}
+            by_slice = {"connection": "SHOP", "consistency": "slice"}
+            tables = [{"table": "orders", "mode": "incremental", "change": "watermark", "column": "at"},
+                      {"table": "notes"}, {"table": "missing"}]  # fmt: skip
+            run = platform.run(
+                {"kind": "sql", "name": "recorded", "source": by_slice, "tables": tables, "target": target,
+                 "partition": {"rows": 30}}, "completed_with_failures",
+            )["id"]  # fmt: skip
+            state = platform.state
+        for old in HISTORIES.glob("sql*.json"):
+            old.unlink()
+        with closing(sqlite3.connect(state / "host.db")) as database:
+            _write(database, "sql", run, folder)
+
+
 if __name__ == "__main__":
     if "mltables" in sys.argv[1:]:
         record_mltables()
+    elif "sql" in sys.argv[1:]:
+        record_sql()
     else:
         record()
