@@ -198,7 +198,7 @@ async def test_more_changes_than_memory(lake: Lake, disposition: str, memory_byt
     assert merging.table.left_over() == []
 
 
-KEYS = {
+KEYS: dict[str, list[Any]] = {
     "bool": [True, False, None],
     "int16": [-(2**15), 0, 2**15 - 1],
     "int64": [-(2**63), 2**53, 2**53 + 1],
