@@ -121,7 +121,8 @@ def test_cancel_while_paused(slow: Platform) -> None:
 
 def test_cancel_before_anything_moved(platform: Platform) -> None:
     make_files(platform.source("early"), 20)
-    platform.emulators.set_faults([{"fault": "latency", "operation": "list", "latency_ms": 1500}])
+    # The target's folder is what is made first.
+    platform.emulators.set_faults([{"fault": "latency", "operation": "create", "latency_ms": 1500}])
     run = platform.start(platform.spec("early"))
     _act(platform, run, "cancel", 202)
     platform.wait(run, "cancelled")
@@ -134,7 +135,7 @@ def test_cancel_before_anything_moved(platform: Platform) -> None:
 def test_cancel_while_verifying(platform: Platform) -> None:
     """Reading everything back can take longer than moving it, so that too can be called off."""
     make_files(platform.source("checking"), 60)
-    platform.emulators.set_faults([{"fault": "latency", "operation": "list", "latency_ms": 1500, "after": 1}])
+    platform.emulators.set_faults([{"fault": "latency", "operation": "list", "latency_ms": 1500}])
     run = platform.start(platform.spec("checking", verify="all"))
     platform.wait(run, "verifying")
     _act(platform, run, "cancel", 202)

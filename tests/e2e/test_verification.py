@@ -7,8 +7,8 @@ import pytest
 
 from tests.support.platform import Platform, compare, make_files, until
 
-# The second listing is the one before verification: while it is under way, files can be damaged.
-_SLOW_SECOND_LISTING = {"operation": "list", "fault": "latency", "latency_ms": 1500, "after": 1}
+# While the listing before verification is under way, files can be damaged.
+_SLOW_LISTING = {"operation": "list", "fault": "latency", "latency_ms": 1500}
 _GONE, _LONGER, _ROTTEN = "d0/f0000.bin", "d1/f0001.bin", "d2/f0002.bin"
 _CODES = {_GONE: "missing_in_lake", _LONGER: "size_mismatch", _ROTTEN: "integrity_mismatch"}
 
@@ -24,7 +24,7 @@ def _rot(file: Path) -> None:
 
 
 def _run_with_damage(platform: Platform, name: str, verify: str) -> str:
-    platform.emulators.set_faults([_SLOW_SECOND_LISTING])
+    platform.emulators.set_faults([_SLOW_LISTING])
     if not platform.source(name).exists() or not any(platform.source(name).iterdir()):
         make_files(platform.source(name), 30, low=50)
     run = platform.start(platform.spec(name, verify=verify))
