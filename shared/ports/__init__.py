@@ -519,6 +519,9 @@ class AssetBlobs(Listing, Protocol):
     async def list_below(self, folder: str, cursor: str | None) -> ListedItems:
         """A page of what lies below a folder (with its slash), under whole names."""
 
+    async def read_range(self, name: str, ref: str, start: int, size_bytes: int) -> bytes:
+        """A part of one version of a blob. Raises as ``open`` does."""
+
     async def put(self, name: str, content: OpenItem, *, only_over: str | None) -> Written:
         """Write a blob that is not there, or with ``only_over`` (an ETag) over that one. Raises TargetConflict."""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from shared.clients.blob import BlobAccount
 from shared.clients.blob.writing import DelegatedAccess, WritableContainer, side_classifier
 from shared.clients.credentials import STORAGE_SCOPE, TokenSource, build_credential
 from shared.clients.http import Transport
+from shared.engine.mltables import excerpt
 from shared.errors import Authentication, SourceChanged, TargetConflict, Unsupported
 from tests.support.emulated import Content
 from tests.support.mltables import Workspaces
@@ -177,3 +179,31 @@ async def test_what_a_blob_has_beside_its_content_is_copied_with_it(
     told = found.content_settings
     assert (told.content_type, told.content_encoding, told.content_disposition) == ("text/csv", "gzip", "inline")
     assert dict(found.metadata) == {"owner": "crm"}
+
+
+async def test_the_beginning_of_a_parquet_file_is_all_that_is_fetched(
+    sides: Sides, ws: Workspaces, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 200_000
+    table = pa.table({"id": pa.array(range(rows)), "text": [f"row {n} {n * 7919 % 104729}" for n in range(rows)]})
+    pq.write_table(table, tmp_path / "whole.parquet", row_group_size=20_000)
+    data = (tmp_path / "whole.parquet").read_bytes()
+    ws.put("source", {"a.parquet": data, "b.parquet": bytes(5000), "c.parquet": b"PAR1"})
+    source = sides.open("source")
+    ref = (await listed(source, "a.parquet")).ref
+    head = tmp_path / "head.parquet"
+    for limit, wanted, there in ((len(data), 1, 20_000), (len(data), 20_001, 40_000), (len(data) // 4, rows, 40_000)):
+        assert await excerpt.parquet(source, "a.parquet", ref, head, limit, wanted) == there
+        with pq.ParquetFile(head) as made:
+            assert made.read_row_groups(range(there // 20_000)).equals(table.slice(0, there))
+    with pytest.raises(excerpt.TooLarge):
+        await excerpt.parquet(source, "a.parquet", ref, head, len(data) // 20, 10)
+    for name in ("b.parquet", "c.parquet"):
+        with pytest.raises(excerpt.Unreadable):
+            await excerpt.parquet(source, name, "", head, limit, 10)
+    ws.put("source", {"a.parquet": data + b"changed"})
+    with pytest.raises(SourceChanged):
+        await excerpt.parquet(source, "a.parquet", ref, head, limit, 10)

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from shared.clients.blob.access import TokenAccess
 from shared.clients.blob.account import API_VERSION, BlobAccount
 from shared.clients.blob.container import MAX_PAGE_ITEMS, BlobContainer, OpenBlob
+from shared.clients.blob.listing import read_ref
 from shared.clients.credentials import TokenSource
 from shared.clients.http import Answer, Classify, Transport, retry_after_s
 from shared.clients.onelake.classify import service_code
@@ -265,6 +266,14 @@ class WritableContainer(BlobContainer):
         except (NotFound, TargetConflict):
             return False
         return True
+
+    async def read_range(self, name: str, ref: str, start: int, size_bytes: int) -> bytes:
+        etag, _, _ = read_ref(ref)
+        headers = {"Range": f"bytes={start}-{start + size_bytes - 1}", **({"If-Match": f'"{etag}"'} if etag else {})}
+        answer = await self._to.send("GET", self._address(name), headers=headers, subject=name)
+        if answer.status != 206 or len(answer.body) != size_bytes:
+            raise ServiceUnavailable("the account answers another range than asked for", subject=name)
+        return answer.body
 
     async def copy_source(self, path: str, ref: str) -> CopySource | None:
         made = await super().copy_source(path, ref)

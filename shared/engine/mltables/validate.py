@@ -5,9 +5,12 @@ head needs are fetched with our credential into a folder, and it loads that.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from shared.engine.mltables import excerpt
 from shared.engine.mltables.run import MltableRun
 from shared.engine.mltables.scratch import scratch_folder
 from shared.errors import ItemError
@@ -28,7 +31,7 @@ async def validate_version(run: MltableRun, group: int, version: int) -> dict[st
     """Fields of the record: ``validation_loaded``, ``rows``, ``checks`` and ``warnings``.
 
     Raises:
-        ItemError: code ``load_failed``, ``load_impossible`` or ``tables_differ``, where the job's checks say so.
+        ItemError: code ``load_failed`` or ``tables_differ``, where the job's checks say so.
     """
     document = await run.records.version(group, version)
     options = run.options(document["spec"])
@@ -55,18 +58,17 @@ async def validate_version(run: MltableRun, group: int, version: int) -> dict[st
         warnings.append("the table could not be loaded for a test: none of its files lies in the target's folder")
         return {"validation_loaded": None, "warnings": warnings,
                 "checks": {**checks, "load": "warning", "comparison": "skipped"}}  # fmt: skip
+    fitting = [file for file in files if file["size_bytes"] <= wanted.fetch]
     try:
-        fitting, excerpt = _fitting(files, blueprint, wanted.fetch)
-        loaded, before, count = await _load_both(run, document, blueprint, relatives, fitting, wanted, excerpt=excerpt)
+        if fitting:
+            loaded, before, count = await _load_both(run, document, blueprint, relatives, fitting, wanted)
+        else:
+            loaded, before = await _load_beginning(run, document, blueprint, relatives, files[0], wanted)
+            count = 1
+            warnings.append(f"no file of the table has at most {wanted.fetch:,} bytes; loaded was the beginning of one")
     except _NotHere as error:
-        checks |= {"load": "failed" if options.checks.load == "fail" else "warning", "comparison": "skipped"}
-        if checks["load"] == "failed":
-            raise ValidationFailed(
-                str(error), "load_impossible", {"validation_loaded": None, "checks": checks}
-            ) from None
-        return {"validation_loaded": None, "warnings": [*warnings, str(error)], "checks": checks}
-    if excerpt:
-        warnings.append(f"no file of the table has at most {wanted.fetch:,} bytes; loaded was the beginning of one")
+        return {"validation_loaded": None, "warnings": [*warnings, str(error)],
+                "checks": {**checks, "load": "warning", "comparison": "skipped"}}  # fmt: skip
     fields: dict[str, Any] = {"rows": loaded["rows"], "validation_loaded": not loaded["error"], "warnings": warnings}
     problem = loaded["error"]
     if not problem and wanted.require_rows and not loaded["rows"]:
@@ -129,8 +131,6 @@ async def _load_both(
     relatives: list[str | None],
     files: list[AssetFile],
     wanted: Validation,
-    *,
-    excerpt: bool,
 ) -> tuple[LoadedTable, LoadedTable, int]:
     """The target's table and the source's, with more files until the head is full, nothing is left, or enough is."""
     count = len(_within(files[:_FIRST_FILES], _FIRST_BYTES))
@@ -139,21 +139,15 @@ async def _load_both(
         fetched = 0
         while True:
             chosen = _within(files[:count], wanted.fetch)
-            most_bytes = wanted.fetch if excerpt else None
-            try:
-                await _fetch(run, chosen[fetched:], document["root"], mine, theirs, most_bytes)
-            except OSError as error:
-                raise _NotHere(
-                    f"the load test cannot keep the table's files on this machine ({error.strerror or error}); see "
-                    "that its temporary folder has room, or set validation.enabled: false for this asset"
-                ) from None
+            with _on_this_machine():
+                await _fetch(run, chosen[fetched:], document["root"], mine, theirs)
             fetched = len(chosen)
             names = [file["path"] for file in chosen]
             text = local_text(blueprint, relatives, names)
             assert text is not None
             loaded, before = await _load(run, text, [mine, theirs], wanted)
             is_full = loaded["rows"] >= max(wanted.head_rows, wanted.count_rows)
-            if loaded["error"] or before["error"] or is_full or excerpt or count >= min(len(files), _MOST_FILES):
+            if loaded["error"] or before["error"] or is_full or count >= min(len(files), _MOST_FILES):
                 return loaded, before, fetched
             if len(chosen) < count:
                 return loaded, before, fetched
@@ -181,32 +175,71 @@ def _within(files: list[AssetFile], most_bytes: int) -> list[AssetFile]:
     return found
 
 
-def _fitting(files: list[AssetFile], blueprint: Blueprint, most_bytes: int) -> tuple[list[AssetFile], bool]:
-    """Those files that may be fetched at all; or, where none may, one whose beginning will do.
+@contextmanager
+def _on_this_machine() -> Iterator[None]:
+    """What its file system refuses says nothing of the table."""
+    try:
+        yield
+    except OSError as error:
+        raise _NotHere(
+            f"the load test cannot keep the table's files on this machine ({error.strerror or error}); see that its "
+            "temporary folder has room, or set validation.enabled: false for this asset"
+        ) from None
+
+
+async def _fetch(run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path) -> None:
+    for file in files:
+        await _download(run.target.container, f"{root}/{file['path']}", "", _below(mine, file["path"]))
+        await _download(run.source.holding(file), file["name"], file["ref"], _below(theirs, file["path"]))
+
+
+async def _load_beginning(
+    run: MltableRun,
+    document: dict[str, Any],
+    blueprint: Blueprint,
+    relatives: list[str | None],
+    file: AssetFile,
+    wanted: Validation,
+) -> tuple[LoadedTable, LoadedTable]:
+    """The head of a file that is too large to be fetched as a whole, from both sides.
 
     Raises:
-        _NotHere: none may, and a part of one is no table.
+        _NotHere: it has none that could be told from a broken one.
     """
-    small = [file for file in files if file["size_bytes"] <= most_bytes]
-    if small:
-        return small, False
-    if blueprint.reads_lines and not files[0]["path"].lower().endswith(_PACKED):
-        return files[:1], True
-    raise _NotHere(
-        f"every file of the table is larger than validation.fetch ({most_bytes:,} bytes), the smallest has "
-        f"{min(file['size_bytes'] for file in files):,}; raise it, or set validation.enabled: false for this asset"
+    too_large = _NotHere(
+        f"every file of the table is larger than validation.fetch ({wanted.fetch:,} bytes), {file['path']!r} has "
+        f"{file['size_bytes']:,}, and its beginning alone is no table; raise it to have the table loaded for a test"
     )
-
-
-async def _fetch(
-    run: MltableRun, files: list[AssetFile], root: str, mine: Path, theirs: Path, most_bytes: int | None
-) -> None:
-    for file in files:
-        for blobs, name, ref, folder in (
-            (run.target.container, f"{root}/{file['path']}", "", mine),
-            (run.source.holding(file), file["name"], file["ref"], theirs),
-        ):
-            await _download(blobs, name, ref, _below(folder, file["path"]), most_bytes)
+    is_parquet = blueprint.reader == "read_parquet"
+    if not is_parquet and (not blueprint.reads_lines or file["path"].lower().endswith(_PACKED)):
+        raise too_large
+    rows = max(wanted.head_rows, wanted.count_rows)
+    with scratch_folder() as folder:
+        folders = [folder / "target", folder / "source"]
+        sides = [(run.target.container, f"{document['root']}/{file['path']}", ""),
+                 (run.source.holding(file), file["name"], file["ref"])]  # fmt: skip
+        for (blobs, name, ref), below in zip(sides, folders, strict=True):
+            to = _below(below, file["path"])
+            with _on_this_machine():
+                to.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    if is_parquet:
+                        rows = min(rows, await excerpt.parquet(blobs, name, ref, to, wanted.fetch, rows))
+                    else:
+                        await excerpt.lines(blobs, name, ref, to, wanted.fetch)
+                except excerpt.TooLarge:
+                    raise too_large from None
+                except excerpt.Unreadable as error:
+                    # What is there is for the engine to judge.
+                    to.write_text(str(error), encoding="utf-8")
+        text = local_text(blueprint, relatives, [file["path"]])
+        assert text is not None
+        head = wanted.model_copy(update={"head_rows": min(wanted.head_rows, rows), "count_rows": rows})
+        loaded, before = await _load(run, text, folders, head)
+    if is_parquet and loaded["error"] and before["error"]:
+        # A filter may have asked for rows behind the beginning.
+        raise too_large
+    return loaded, before
 
 
 def _below(folder: Path, path: str) -> Path:
@@ -218,30 +251,19 @@ def _below(folder: Path, path: str) -> Path:
     return Path(folder, path)
 
 
-async def _download(blobs: AssetBlobs, name: str, ref: str, to: Path, most_bytes: int | None) -> None:
-    """A file, or as many whole lines as its first bytes hold."""
+async def _download(blobs: AssetBlobs, name: str, ref: str, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     content = await blobs.open(name, ref)
     try:
-        is_part = most_bytes is not None and content.size_bytes > most_bytes
         with to.open("wb") as file:
-            left = most_bytes if is_part and most_bytes is not None else content.size_bytes
+            left = content.size_bytes
             while left:
                 block = await content.read(min(left, _READ_BYTES))
                 await asyncio.to_thread(file.write, block)
                 left -= len(block)
-        if is_part:
-            await asyncio.to_thread(_cut, to)
-        else:
-            await content.finish()
+        await content.finish()
     finally:
         await content.close()
-
-
-def _cut(file: Path) -> None:
-    """Leave whole lines only."""
-    data = file.read_bytes()
-    file.write_bytes(data[: data.rfind(b"\n") + 1])
 
 
 def _difference(before: LoadedTable, after: LoadedTable, *, is_random: bool) -> str:
