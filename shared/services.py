@@ -294,6 +294,10 @@ class Services:
 
         return SqlRecords(self.store, run)
 
+    async def rows_under_way(self, run: str) -> int:
+        """Rows of tables that are being read at the moment, which no step has counted yet."""
+        return await self.sql_records(run).rows_under_way()
+
     def connection(self, setting: str) -> str:
         """The value of the setting that holds a job's connection; never to be put into a message.
 

@@ -14,7 +14,7 @@ from shared.model.records import shown
 from shared.services import Services
 from triggers.answers import Refused, answer, choice, page_size
 from triggers.starting import ALIVE_STATUSES, children_of, index_key, start_job, start_round
-from triggers.status import FINISHED, STATUSES, links, status_document
+from triggers.status import FINISHED, STATUSES, RowsUnderWay, links, status_document
 
 _RUN = re.compile(r"[a-z]{1,10}-[a-z0-9-]{1,40}-[0-9]{8}T[0-9]{6}Z(-[0-9]{1,6})?")
 _FORMATS = {"json": "application/json", "csv": "text/csv; charset=utf-8", "md": "text/markdown; charset=utf-8",
@@ -79,7 +79,7 @@ def _entry(key: str) -> str:
 
 async def get(services: Services, client: DurableOrchestrationClient, req: func.HttpRequest) -> func.HttpResponse:
     """``GET /migrations/{id}``: the status document."""
-    document = await known(client, req)
+    document = await known(client, req, services.rows_under_way)
     running = document["status"] not in FINISHED
     return answer(document, headers={"Retry-After": str(_POLL_S)} if running else None)
 
@@ -236,10 +236,13 @@ def read_document(req: func.HttpRequest) -> Any:
         raise SpecError(f"the body is {message}", [{"path": "body", "message": message}]) from None
 
 
-async def known(client: DurableOrchestrationClient, req: func.HttpRequest) -> dict[str, Any]:
+async def known(
+    client: DurableOrchestrationClient, req: func.HttpRequest, rows_under_way: RowsUnderWay | None = None
+) -> dict[str, Any]:
     """The status document of the run that the route names; 404 if there is none."""
     run = req.route_params.get("id", "")
-    document = await status_document(client, run, api_url(req)) if _RUN.fullmatch(run) else None
+    found = status_document(client, run, api_url(req), rows_under_way) if _RUN.fullmatch(run) else None
+    document = await found if found is not None else None
     if document is None:
         raise Refused(404, "not_found", "there is no such run")
     return document

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,8 @@ from azure.durable_functions import DurableOrchestrationClient, OrchestrationRun
 
 from shared.model.steps import Counts, LevelChange, add_changes, add_counts, no_counts
 from triggers.starting import ALIVE
+
+RowsUnderWay = Callable[[str], Awaitable[int]]
 
 STATUSES = (
     "planning", "transferring", "verifying", "paused", "completed", "completed_with_failures", "failed", "cancelled",
@@ -52,8 +55,17 @@ class Rates:
 RATES = Rates()
 
 
-async def status_document(client: DurableOrchestrationClient, run: str, api_url: str) -> dict[str, Any] | None:
-    """The status document of a run, or None if there is no such run."""
+async def status_document(
+    client: DurableOrchestrationClient, run: str, api_url: str, rows_under_way: RowsUnderWay | None = None
+) -> dict[str, Any] | None:
+    """The status document of a run, or None if there is no such run.
+
+    Args:
+        client: The durable client.
+        run: The run's id.
+        api_url: This API's own address.
+        rows_under_way: Tells how many rows of tables are being read that no step has counted yet.
+    """
     found = await client.get_status(run, show_input=True)
     if found is None or found.runtime_status is None:
         return None
@@ -72,6 +84,8 @@ async def status_document(client: DurableOrchestrationClient, run: str, api_url:
             concurrency = page.get("concurrency") or concurrency
             source_load = page.get("source_load") or source_load
             updated_at = max(updated_at, moment or updated_at)
+        if rows and rows_under_way is not None:
+            _add_rows(counts, await rows_under_way(run))
     status = _status(found.runtime_status, shown, output)
     base = given.get("base")
     if base:
@@ -134,6 +148,14 @@ def _levels(now: dict[str, Any] | None, before: list[LevelChange]) -> dict[str, 
         return None
     level, reason = (now["level"], now["reason"]) if now is not None else (None, None)
     return {"level": level, "reason": reason, "changes": changes}
+
+
+def _add_rows(counts: Counts, more: int) -> None:
+    """Rows that are being read, and about how many bytes they will be, by what the whole was estimated at."""
+    planned: Any = counts.get("rows_planned", 0)
+    counts["rows_done"] += more  # type: ignore[typeddict-item]
+    if planned:
+        counts["bytes_done"] += round(min(1.0, more / planned) * counts["bytes_planned"])
 
 
 def _load(load: dict[str, Any] | None) -> dict[str, Any] | None:

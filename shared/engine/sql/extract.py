@@ -6,8 +6,8 @@ the last bit. The files are read back from the lake for the comparison; rows tha
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MIB = 1024 * 1024
-_LOOK_FOR_CANCEL_S = 5.0
+_LOOK_UP_S = 3.0
 
 
 class Cancelled(Exception):
@@ -60,7 +60,8 @@ async def extract_slice(run: SqlRun, table: int, turn: int, number: int) -> SqlC
         async with opened(run.database, 1, consistent=consistent, shape=shape) as sessions:
             reading = _Reading(run, table, turn, decided, shape, decided["upto"], streams=decided["parallel"])
             ages = await reading.ages(sessions[0]) if number == 0 else {}
-            result = await reading.slice(sessions[0], number)
+            async with reading.shown(number):
+                result = await reading.slice(sessions[0], number)
         document = {"upto": decided["upto"], "ages": ages, "slices": [result]}
         done = await run.records.put_slice(table, turn, number, document)
     return _counts(done)
@@ -83,7 +84,8 @@ async def extract_table(run: SqlRun, table: int, turn: int) -> SqlCounts:
                 upto = await first.call(first.session.position, shape, decided["change"], decided["column"])
             reading = _Reading(run, table, turn, decided, shape, upto, streams=len(sessions))
             ages = await reading.ages(first)
-            results = await reading.all_slices(sessions)
+            async with reading.shown(0):
+                results = await reading.all_slices(sessions)
         done = await run.records.put_slice(table, turn, 0, {"upto": upto, "ages": ages, "slices": results})
     return _counts(done)
 
@@ -131,6 +133,8 @@ class _Reading:
         self.options = PartOptions(run.job.compression, files.size, max(64 * 1024, min(files.row_group, memory // 4)))
         self.sort_by = tuple(name for name in files.sort_by if name in {one.name for one in shape.columns})
         self.looked_at_s = asyncio.get_running_loop().time()
+        self.rows = 0
+        self.first_slice = 0
 
     @property
     def has_nothing(self) -> bool:
@@ -177,7 +181,7 @@ class _Reading:
             if not self.has_nothing:
                 async with aclosing(session.batches(selection, self.batch_bytes)) as batches:
                     async for batch in batches:
-                        await self._look_for_cancel()
+                        await self._look_up(batch.num_rows)
                         written, bad = await asyncio.to_thread(slice_.take, batch)
                         if written.num_rows:
                             await writer.write(written)
@@ -233,10 +237,22 @@ class _Reading:
         names = [one.name for one in self.shape.lake_columns]
         return Ties(first[self.decided["column"]], names, self.decided["lookback_s"], before)
 
-    async def _look_for_cancel(self) -> None:
+    @asynccontextmanager
+    async def shown(self, number: int) -> AsyncIterator[None]:
+        """While the context lasts, how far the activity is can be seen; ``number`` is that of its first slice."""
+        self.first_slice = number
+        try:
+            yield
+        finally:
+            await self.run.records.forget_under_way(self.table, self.turn, number)
+
+    async def _look_up(self, rows: int) -> None:
+        """Now and then, say how far it is, and see whether somebody has cancelled."""
+        self.rows += rows
         now_s = asyncio.get_running_loop().time()
-        if now_s - self.looked_at_s >= _LOOK_FOR_CANCEL_S:
+        if now_s - self.looked_at_s >= _LOOK_UP_S:
             self.looked_at_s = now_s
+            await self.run.records.put_under_way(self.table, self.turn, self.first_slice, self.rows)
             if await self.run.records.cancelled():
                 raise Cancelled
 

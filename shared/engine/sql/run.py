@@ -9,6 +9,7 @@
     runs/<run>/tables/<page>-t1.json             the same for the increment that catches up with a load by slices
     runs/<run>/slices/<page>-t0/s00000.json      what a slice became: its files, checksums, counts
     runs/<run>/seen/<page>-t0/s00000.bin         digests of its rows at the watermark's boundary
+    runs/<run>/reading/<page>-t0-s00000.json     how far an activity is that is reading
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
     runs/<run>/done/<page>-t0.json               what the commit did
     runs/<run>/reconciled/<page>.json            what a comparison of source and lake found, and mended
@@ -155,6 +156,18 @@ class SqlRecords(RunRecords):
         await self.store.put(key, data)
         return key
 
+    async def put_under_way(self, table: int, turn: int, number: int, rows: int) -> None:
+        """How many rows an activity has read so far; ``number`` is that of its first slice."""
+        await self.save(_under_way(table, turn, number), {"rows": rows})
+
+    async def forget_under_way(self, table: int, turn: int, number: int) -> None:
+        await self.store.delete([self.key(_under_way(table, turn, number))])
+
+    async def rows_under_way(self) -> int:
+        """Rows that activities which have not ended yet have read, as of some seconds ago."""
+        found = [await self.store.get(key) for key in await self.store.list(self.key("reading"))]
+        return sum(int(json.loads(data)["rows"]) for data in found if data is not None)
+
     # -- of all --------------------------------------------------------------------------------------------------
 
     async def numbers(self) -> list[int]:
@@ -177,6 +190,10 @@ class SqlRecords(RunRecords):
 
 def _turn(folder: str, table: int, turn: int) -> str:
     return f"{folder}/{table_page(table)}-t{turn}.json"
+
+
+def _under_way(table: int, turn: int, number: int) -> str:
+    return f"reading/{table_page(table)}-t{turn}-s{number:05d}.json"
 
 
 def _slice(table: int, turn: int, number: int) -> str:
