@@ -147,6 +147,19 @@ def test_data_registered_under_a_suffix_of_another_pattern_is_not_written_over(
     assert ws.migrated("kept", "1-copy1")["a.csv"] == rows(5)
 
 
+def test_registered_data_without_a_hash_is_not_written_over_by_other_data_of_its_size(
+    app: App, ws: Workspaces, job: str
+) -> None:
+    ws.add("unhashed", files={"a.csv": rows(4)})
+    without_md5(ws, "source", "data/unhashed/1/a.csv", rows(4))
+    app.run(job, ["unhashed"])
+    without_md5(ws, "source", "data/unhashed/1/a.csv", rows(4).replace(b"name 1", b"nome 1"))
+    without_md5(ws, "target", "migrated/unhashed/1/a.csv", rows(4))
+    item = only(app.run(job, ["unhashed"], **FAILS))
+    assert (item["error_code"], "destination_subpath" in item["error_detail"]) == ("folder_taken", True)
+    assert ws.migrated("unhashed")["a.csv"] == rows(4)
+
+
 def test_the_same_data_that_lies_elsewhere_at_the_target_is_not_copied_again(
     app: App, ws: Workspaces, job: str
 ) -> None:
@@ -219,7 +232,8 @@ async def test_a_rollback_leaves_what_another_run_has_registered(ws: Workspaces,
         from shared.engine.mltables import steps
 
         await steps.fail_version(run, 1, 0, "register", {"code": "x", "detail": "y", "retry_after_s": None})
-        assert (await walks[0].record())["rolled_back"] is False
+        record = await walks[0].record()
+        assert (record["rolled_back"], "another version" in record["reason"]) == (False, True)
     finally:
         for walk in walks:
             await walk.close()

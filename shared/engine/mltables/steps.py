@@ -126,8 +126,9 @@ async def _failed(run: MltableRun, group: int, version: int, fields: dict[str, A
             document = await run.records.version(group, version)
             if fields["step"] == "validate":
                 await register.unregister(run, document)
-            # What another run has registered meanwhile lives on these files.
-            if not await register.is_registered_by_others(run, document):
+            if await register.is_registered_by_others(run, document):
+                fields = {**fields, "reason": "nothing was rolled back: another version is registered over these files"}
+            else:
                 await copying.roll_back(run, group, version)
                 await register.release_claim(run, document)
                 fields = {**fields, "rolled_back": True}
