@@ -43,6 +43,13 @@ async def reconciled(engine: Engine, how: str) -> tuple[dict[str, Any], dict[str
     return record, record["reconcile"]
 
 
+async def shown(engine: Engine) -> str:
+    """The last run's manifest for people."""
+    data = await engine.store.get(f"runs/sql-{engine.spec['name']}-{engine.runs}/manifest.md")
+    assert data is not None
+    return data.decode()
+
+
 def counts(found: dict[str, Any]) -> tuple[int, int, int]:
     return found["missing"], found["different"], found["extra"]
 
@@ -96,8 +103,10 @@ async def test_a_repair_mends_rows_of_every_kind_and_is_idempotent(make: Make, t
     engine.assert_same()
     assert {file.name for file in engine.table().files()} & untouched, "files that are right stay as they are"
     assert engine.table().left_over() == []
+    assert "the lake was mended: 3 rows written, 1 removed" in await shown(engine)
     _, again = await reconciled(engine, "repair")
     assert again["verdict"] == "equal"
+    assert "the lake is what the source is" in await shown(engine)
     engine.source.run("UPDATE t SET name = 'later', at = 9000 WHERE id = 3")
     after = item(await engine.run())
     assert after["status"] == "success"

@@ -159,11 +159,25 @@ def _why(item: TableRecord) -> str:
     if item["reload_reason"]:
         found.append(f"read anew: {item['reload_reason']}")
     found += [item["reason"]] if item["reason"] else []
+    found += _reconciled(item["reconcile"]) if item["reconcile"] and not item["error_code"] else []
     found += [change["sentence"] for change in item["schema_changes"]]
     found += item["warnings"]
     if item["status"] == "planned" and item["plan"]:
         found += item["plan"]["reasons"]
     return "; ".join(found)
+
+
+def _reconciled(found: dict[str, Any]) -> list[str]:
+    """What a comparison with the source has found, and what was done about it."""
+    repair = found["repair"]
+    if found["verdict"] == "equal":
+        said = "the lake is what the source is"
+    elif repair["how"] == "reload":
+        said = f"the lake was not what the source is, and was read anew: {repair['why']}"
+    else:
+        said = f"the lake was mended: {repair['written']:,} rows written, {repair['removed']:,} removed"
+    counts = [f"{found[name]:,} {name}" for name in ("pending", "quarantined", "kept") if found.get(name)]
+    return [f"{said} ({', '.join(counts)})" if counts else said, *found["notes"]]
 
 
 def _shown(items: list[TableRecord]) -> list[TableRecord]:
