@@ -44,9 +44,9 @@ def loads(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def merges(draw: st.DrawFn) -> dict[str, Any]:
+def merges(draw: st.DrawFn, disposition: str = "merge") -> dict[str, Any]:
     return {
-        "disposition": "merge",
+        "disposition": disposition,
         "deletes": draw(st.sampled_from(["soft", "hard", "ignore"])),
         "changes": draw(st.lists(CHANGE, max_size=10)),
         "shuffle": draw(st.randoms(use_true_random=False)),
@@ -90,11 +90,49 @@ class Model:
         self.rows = kept + [row for row in new if row[0] not in seen]
 
     def shown(self) -> list[str]:
-        return sorted(repr((id_, text, deleted)) for id_, text, deleted in self.rows)
+        return sorted(repr((id_, text, deleted, None)) for id_, text, deleted in self.rows)
+
+
+class History:
+    """Rows as a list of [id, text, deleted, is current]; one change after the other."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[Any]] = []
+        self.marks = False
+
+    def apply(self, step: dict[str, Any]) -> None:
+        self.marks |= step["deletes"] == "soft"
+        for operation, id_, text in step["changes"]:
+            current = next((row for row in self.rows if row[0] == id_ and row[3]), None)
+            if operation == "delete":
+                if step["deletes"] == "hard":
+                    self.rows = [row for row in self.rows if row[0] != id_]
+                elif step["deletes"] == "soft" and current is not None:
+                    current[2], current[3] = True, False
+            elif current is None or current[1] != text:
+                if current is not None:
+                    current[3] = False
+                self.rows.append([id_, text, False if self.marks else None, True])
+
+    def shown(self) -> list[str]:
+        return sorted(map(repr, map(tuple, self.rows)))
 
 
 def shown(rows: Sequence[Row]) -> list[str]:
-    return sorted(repr((row["id"], row["text"], row.get("_deleted"))) for row in rows)
+    return sorted(repr((row["id"], row["text"], row.get("_deleted"), row.get("_is_current"))) for row in rows)
+
+
+def assert_times(rows: Sequence[Row]) -> None:
+    """States of a key follow each other; what is marked as deleted ended at that moment."""
+    by_key: dict[Any, list[Row]] = {}
+    for row in sorted(rows, key=lambda one: one["_valid_from"]):
+        by_key.setdefault(row["id"], []).append(row)
+    for states in by_key.values():
+        for state, following in itertools.pairwise(states):
+            assert state["_valid_from"] < state["_valid_to"] <= following["_valid_from"]
+        for state in states:
+            assert state["_is_current"] == (state["_valid_to"] is None)
+            assert state.get("_deleted_at") == (state["_valid_to"] if state.get("_deleted") else None)
 
 
 class Runs:
@@ -166,8 +204,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch, lake: Lake, make_onelake: MakeOneLake
     lake.onelake = make_onelake(blob_url=lake.emulators.addresses["onelake_plain_url"])
 
 
-async def follow(lake: Lake, format: Any, steps: Sequence[dict[str, Any]]) -> None:
-    runs, model = Runs(lake, format), Model()
+async def follow(
+    lake: Lake, format: Any, steps: Sequence[dict[str, Any]], model: Model | History
+) -> list[Row]:  # fmt: skip
+    runs = Runs(lake, format)
     for number, step in enumerate(steps):
         runs.before = model.shown()
         model.apply(step)
@@ -178,17 +218,25 @@ async def follow(lake: Lake, format: Any, steps: Sequence[dict[str, Any]]) -> No
         assert shown([row async for batch in opened.read() for row in batch.to_pylist()]) == runs.after
     await runs.table.open(run="last").discard()
     assert runs.table.left_over() == []
+    return runs.table.rows()
 
 
 @pytest.mark.usefixtures("hasty")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(loads(), min_size=1, max_size=4))
 async def test_loads_into_parquet_files(lake: Lake, steps: list[dict[str, Any]]) -> None:
-    await follow(lake, "parquet", steps)
+    await follow(lake, "parquet", steps, Model())
 
 
 @pytest.mark.usefixtures("hasty")
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(loads() | merges(), min_size=1, max_size=5))
 async def test_loads_and_merges_into_a_delta_table(lake: Lake, steps: list[dict[str, Any]]) -> None:
-    await follow(lake, "delta", steps)
+    await follow(lake, "delta", steps, Model())
+
+
+@pytest.mark.usefixtures("hasty")
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(merges(disposition="history"), min_size=1, max_size=5))
+async def test_histories_in_a_delta_table(lake: Lake, steps: list[dict[str, Any]]) -> None:
+    assert_times(await follow(lake, "delta", steps, History()))
