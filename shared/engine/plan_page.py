@@ -1,5 +1,7 @@
 """Planning: one page of the source becomes work packages and settled records."""
 
+import asyncio
+
 from shared.engine.catalog import Row
 from shared.engine.files_run import FilesRun
 from shared.engine.ledger import open_ledger
@@ -18,6 +20,7 @@ PAGE_ITEMS = 5000
 # With the batches of a page as one sub-orchestration's activities, its history stays far below 1,000 tasks.
 PAGE_BATCHES = 200
 MIB = 1024 * 1024
+_WRITES_AT_ONCE = 8
 # How long a package may take that is held up by nothing but the job's own cap.
 ACTIVITY_S = 300
 
@@ -72,12 +75,14 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
         SourceMissing: the source as a whole cannot be read, or is empty where a mirror would delete everything.
     """
     records = run.records
-    await records.store.delete(
-        await records.store.list(records.key(f"plan/{page}")) + await records.store.list(records.key(f"results/{page}"))
-    )
     first_round = round_number == 1
     source = run.source if first_round else FailedItems(run.source, records)
-    listed = await source.list_page(cursor, PAGE_ITEMS)
+    if first_round:
+        _, listed = await asyncio.gather(_clear(records, page), source.list_page(cursor, PAGE_ITEMS))
+    else:
+        # Failed items are found by the records, of which those of an earlier delivery are no part.
+        await _clear(records, page)
+        listed = await source.list_page(cursor, PAGE_ITEMS)
     if run.ledger is None:
         run.ledger = await open_ledger(records.store, run.job.name, run.pair)
     mirror = run.job.deleted == "mirror"
@@ -103,8 +108,13 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
         settled += [_settled(run, page, _item(item), "planned", action=_action(item)) for item in planned]
         settled.sort(key=lambda record: sort_key(record["path"]))
         batches = []
-    for number, (start, end) in enumerate(batches):
-        await records.put_batch(page, number, planned[start:end])
+    numbered = enumerate(batches)
+
+    async def write() -> None:
+        for number, (start, end) in numbered:
+            await records.put_batch(page, number, planned[start:end])
+
+    await asyncio.gather(*(write() for _ in range(_WRITES_AT_ONCE)))
     if settled:
         await records.put_results(page, "settled", settled)
     counts = no_counts()
@@ -113,6 +123,12 @@ async def plan_page(run: FilesRun, page: str, round_number: int, cursor: str | N
     counts["skipped"] = sum(record["status"] == "skipped" for record in settled)
     counts["failed"] = sum(record["status"] == "failed" for record in settled)
     return len(batches), counts, following
+
+
+async def _clear(records: RunRecords, page: str) -> None:
+    """Remove what an earlier delivery has planned of a page."""
+    folders = [records.key(f"plan/{page}"), records.key(f"results/{page}")]
+    await records.store.delete([key for folder in folders for key in await records.store.list(folder)])
 
 
 async def _sort_out(

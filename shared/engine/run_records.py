@@ -19,9 +19,10 @@
     schedules/<name>.json
 """
 
+import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from shared.model.records import FileRecord, PlannedItem, dump_lines, load_lines
@@ -29,6 +30,7 @@ from shared.policy.paths import printable, sort_key
 from shared.ports import RunStore
 
 _VERDICTS = "verify"
+_READ_AT_ONCE = 16
 
 
 class RunRecords:
@@ -109,12 +111,12 @@ class RunRecords:
         done = {key.rpartition("/")[2] for key in await self.store.list(results)}
         planned = {key.rpartition("/")[2] for key in await self.store.list(plan)}
         records: dict[str, FileRecord] = {}
-        for name in sorted(name for name in done if not name.startswith(_VERDICTS)):
-            data = await self.store.get(f"{results}/{name}")
-            for record in load_lines(data or b""):
+        settled = sorted(name for name in done if not name.startswith(_VERDICTS))
+        async for data in self._read([f"{results}/{name}" for name in settled]):
+            for record in load_lines(data):
                 records[record["path"]] = record
-        for name in sorted(planned - done):
-            for item in load_lines(await self.store.get(f"{plan}/{name}") or b""):
+        async for data in self._read([f"{plan}/{name}" for name in sorted(planned - done)]):
+            for item in load_lines(data):
                 records[item["path"]] = not_moved(item, page, await self._target_root())
         if verified and any(name.startswith(_VERDICTS) for name in done):
             records.update(await self.verdicts(page))
@@ -122,6 +124,12 @@ class RunRecords:
             if record["status"] == "retrying":
                 records[path] = {**record, "status": "failed"}
         return [records[path] for path in sorted(records, key=sort_key)]
+
+    async def _read(self, keys: Sequence[str]) -> AsyncIterator[bytes]:
+        """Documents in the order of their keys, a few asked for at the same time; empty where there is none."""
+        for at in range(0, len(keys), _READ_AT_ONCE):
+            for data in await asyncio.gather(*(self.store.get(key) for key in keys[at : at + _READ_AT_ONCE])):
+                yield data or b""
 
     async def final_pages(self, after: str | None = None) -> AsyncIterator[tuple[str, list[FileRecord]]]:
         """Pages after the named one, each item's final record once: later rounds overrule the first."""

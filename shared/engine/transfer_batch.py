@@ -93,12 +93,14 @@ class _Batch:
 
     async def carry_out(self) -> TransferBatchOutcome:
         levels_before = self.run.lake.concurrency().changes
-        self.items = await self.run.records.batch(self.page, self.batch)
-        earlier = await self.run.records.results(self.page, self.name) or []
-        self.done = {record["path"]: record for record in earlier}
+        records = self.run.records
+        self.items, earlier, is_cancelled = await asyncio.gather(
+            records.batch(self.page, self.batch), records.results(self.page, self.name), records.cancelled()
+        )
+        self.done = {record["path"]: record for record in earlier or []}
         pending = [item for item in self.items if self._is_pending(item)]
         stopped: _Stop | None = None
-        if await self.run.records.cancelled():
+        if is_cancelled:
             stopped = _Stop(None)
         elif pending:
             stopped = await self._move_all(pending)
