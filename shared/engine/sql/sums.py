@@ -218,12 +218,11 @@ def pieces(values: pa.Array, encoding: str) -> tuple[npt.NDArray[np.uint8], npt.
     data = np.frombuffer(data_buffer, np.uint8)[first:last] if last > first else np.empty(0, np.uint8)
     offsets -= first
     if encoding == UTF_16:
-        if len(data) and int(data.max()) >= 0x80:
-            # Each character is a unit of two bytes, but one of four bytes in UTF-8 is two.
-            units = (data & 0xC0 != 0x80).view(np.int8) + (data >= 0xF0).view(np.int8)
-            offsets = np.concatenate(([0], np.cumsum(units, dtype=np.int64)))[offsets]
-            data = np.frombuffer(data.tobytes().decode().encode(UTF_16), np.uint8)
-        else:
-            data = np.stack((data, np.zeros_like(data)), axis=1).reshape(-1)
-        offsets *= 2
+        # Each character is a unit of two bytes, but one of four bytes in UTF-8 is two.
+        units = pc.utf8_length(values).to_numpy(zero_copy_only=False).astype(np.int64)
+        pairs = np.flatnonzero(data >= 0xF0)
+        if len(pairs):
+            units += np.bincount(np.searchsorted(offsets, pairs, side="right") - 1, minlength=len(values))
+        offsets = np.concatenate(([0], np.cumsum(2 * units)))
+        data = np.frombuffer(data.tobytes().decode().encode(UTF_16), np.uint8)
     return data, offsets
