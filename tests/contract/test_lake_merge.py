@@ -310,3 +310,41 @@ async def test_a_merge_takes_new_columns_and_wider_types(merging: Merging) -> No
     ]  # fmt: skip
     assert [one.type for one in (await table.open().state()).columns] == ["int64", "string", "int64"]
     assert table.left_over() == []
+
+
+@pytest.mark.parametrize("key_type", KEYS)
+async def test_new_rows_of_every_key_type(merging: Merging, key_type: str) -> None:
+    columns = (LakeColumn("k", key_type), LakeColumn("text", "string"))
+    table = merging.table
+    opened = table.open()
+    for number in range(2):
+        rows = [{"k": value, "text": str(number)} for value in KEYS[key_type]]
+        parts = await table.write(opened, columns, rows)
+        await table.commit(opened, columns, parts, number=number, disposition="history", key=("k",), deletes="hard")
+    current = [(row["k"], row["text"]) for row in table.rows() if row["_is_current"]]
+    assert len(current) == len(KEYS[key_type])
+    assert set(current) == {(value, "1") for value in KEYS[key_type]}
+    assert len(table.rows()) == 2 * len(KEYS[key_type])
+
+
+async def test_a_range_is_exact_to_100_ns(merging: Merging) -> None:
+    columns = (LakeColumn("id", "int64"), LakeColumn("at", "timestamp[us]"), LakeColumn("at_100ns", "int16"))
+    table = merging.table
+    second = datetime(2024, 1, 1)  # noqa: DTZ001 - the source has no zone
+    rows: list[Row] = [
+        {"id": 10 * us + ticks, "at": second + timedelta(microseconds=us), "at_100ns": ticks}
+        for us in range(3) for ticks in range(10)
+    ]  # fmt: skip
+    rows.append({"id": 99, "at": None, "at_100ns": None})
+    opened = table.open()
+    await table.commit(opened, columns, await table.write(opened, columns, rows))
+
+    async def ids(within: KeyRange) -> list[int]:
+        return sorted([row["id"] async for batch in opened.read(["id"], within=within) for row in batch.to_pylist()])
+
+    assert await ids(KeyRange("at", "2024-01-01T00:00:00.0000007", "2024-01-01 00:00:00.0000012")) == [7, 8, 9, 10, 11]
+    assert await ids(KeyRange("at", "2024-01-01T00:00:00.0000028", None)) == [28, 29]
+    assert await ids(KeyRange("at", None, "2024-01-01", nulls=True)) == [99]
+    assert await ids(KeyRange("at", "2024-01-01T02:00:00.0000029+02:00", "2025-01-01")) == [29]
+    with pytest.raises(Unsupported, match="no bound"):
+        await ids(KeyRange("at", "yesterday", None))

@@ -148,6 +148,8 @@ async def test_without_rows_there_is_a_table_with_columns(table: EmulatedTable) 
     parts = await table.write(opened, ORDERS, [])
     assert [part.rows for part in parts] == [0]
     await table.commit(opened, ORDERS, parts)
+    assert len(table.files()) == (1 if table.format == "parquet" else 0)
+    assert table.left_over() == []
     assert (await table.open().state()).columns == ORDERS
     assert table.rows() == []
     assert [row async for batch in table.open().read() for row in batch.to_pylist()] == []
@@ -300,6 +302,8 @@ async def test_tables_that_this_app_must_not_write(
     before = sorted((table.folder / "_delta_log").iterdir())
     opened = table.open()
     assert (await opened.state()).exists
+    with pytest.raises(Unsupported):
+        _ = [batch async for batch in opened.read()]
     parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
     for disposition in ("append", "replace", "merge"):
         with pytest.raises(Unsupported) as caught:

@@ -171,29 +171,31 @@ class DeltaLakeTable:
 
     async def _take(self, snapshot: Snapshot | None, commit: TableCommit) -> "_Work":
         """Append or replace: which files come and which go."""
-        rows = sum(part.rows for part in commit.parts)
-        size_bytes = sum(part.size_bytes for part in commit.parts)
+        # The schema is in the log, so a file without rows is good for nothing.
+        parts = [part for part in commit.parts if part.rows]
+        rows = sum(part.rows for part in parts)
+        size_bytes = sum(part.size_bytes for part in parts)
         schema = schema_of(commit.columns)
         if snapshot is None:
-            return _Work(None, schema, commit.parts, (), Committed(0, rows, 0, 0, len(commit.parts), size_bytes))
+            return _Work(None, schema, parts, (), Committed(0, rows, 0, 0, len(parts), size_bytes))
         if commit.disposition == "replace":
             snapshot = await self._with_features(snapshot, schema, rewrites=True)
             before = sum(one.rows or 0 for one in snapshot.files)
-            outcome = Committed(snapshot.version + 1, rows, 0, before, len(commit.parts), size_bytes)
-            return _Work(snapshot, schema, commit.parts, (), outcome, overwrites=True)
+            outcome = Committed(snapshot.version + 1, rows, 0, before, len(parts), size_bytes)
+            return _Work(snapshot, schema, parts, (), outcome, overwrites=True)
         snapshot, schema, widens = await self._evolve(snapshot, schema)
         if not widens:
             outcome = Committed(
-                snapshot.version + 1, rows, 0, 0, len(snapshot.files) + len(commit.parts),
+                snapshot.version + 1, rows, 0, 0, len(snapshot.files) + len(parts),
                 size_bytes + sum(one.size_bytes for one in snapshot.files),
             )  # fmt: skip
-            return _Work(snapshot, schema, commit.parts, (), outcome)
+            return _Work(snapshot, schema, parts, (), outcome)
         written = await self._rewrite(snapshot, schema)
         outcome = Committed(
-            snapshot.version + 1, rows, 0, 0, len(written) + len(commit.parts),
+            snapshot.version + 1, rows, 0, 0, len(written) + len(parts),
             size_bytes + sum(one.size_bytes for one in written),
         )  # fmt: skip
-        return _Work(snapshot, schema, (*written, *commit.parts), (), outcome, overwrites=True, written=tuple(written))
+        return _Work(snapshot, schema, (*written, *parts), (), outcome, overwrites=True, written=tuple(written))
 
     async def _merge(self, snapshot: Snapshot | None, commit: TableCommit) -> "_Work":
         schema, widens = schema_of((*commit.columns, *added_columns(commit))), False
@@ -342,8 +344,8 @@ class DeltaLakeTable:
 
     async def _clean(self, commit: TableCommit, work: "_Work") -> None:
         """Once committed, nothing is pending; what a kill leaves of this, ``discard`` does."""
-        applied = () if commit.disposition in ("append", "replace") else commit.parts
-        await self._drop(applied)
+        used = {part.path for part in work.parts}
+        await self._drop([part for part in commit.parts if part.path not in used])
         markers = {_marker(part.path) for part in (*work.parts, *work.written)}
         with suppress(MigrationError):
             await self._delete([f"{self._pending}/{name}" for name in markers])
@@ -436,6 +438,7 @@ class DeltaLakeTable:
         snapshot = await self._load()
         if snapshot is None:
             return
+        snapshot.assert_readable()
         names = snapshot.schema.names if columns is None else list(columns)
         looked_at = list(dict.fromkeys([*names, *columns_for(within, snapshot.schema.names)]))
         read_as = pa.schema([snapshot.schema.field(name) for name in looked_at])

@@ -42,7 +42,7 @@ class KeyIndex:
         self.ids: Ids = np.empty(0, np.int64)
         codes: Any = None
         for name in self._key:
-            column = _whole(rows.column(name))
+            column = whole_column(rows, name)
             values = pc.unique(column)
             self._values.append(values)
             found = pc.index_in(column, value_set=values).cast(pa.int64())
@@ -60,7 +60,7 @@ class KeyIndex:
         codes: Any = None
         for place, name in enumerate(self._key):
             values = self._values[place]
-            found = pc.index_in(_whole(rows.column(name)), value_set=values).cast(pa.int64())
+            found = pc.index_in(whole_column(rows, name), value_set=values).cast(pa.int64())
             if codes is None:
                 codes = found
                 continue
@@ -74,7 +74,7 @@ def differing(left: pa.Table, right: pa.Table, columns: Sequence[str]) -> Mask:
     """Whether rows at the same place differ; NULL is equal to NULL, NaN to NaN."""
     found = np.zeros(left.num_rows, np.bool_)
     for name in columns:
-        one, other = _bits(_whole(left.column(name))), _bits(_whole(right.column(name)))
+        one, other = _bits(whole_column(left, name)), _bits(whole_column(right, name))
         unlike = pc.fill_null(pc.not_equal(one, other), False)
         unlike = pc.or_(unlike, pc.xor(pc.is_null(one), pc.is_null(other)))
         found |= as_mask(unlike)
@@ -85,6 +85,11 @@ def as_mask(values: Any) -> Mask:
     """Arrow's truth values for numpy; null is no."""
     mask: Mask = pc.fill_null(_whole(values), False).to_numpy(zero_copy_only=False).astype(np.bool_, copy=False)
     return mask
+
+
+def whole_column(rows: pa.Table, name: str) -> pa.Array:
+    """A column in one piece."""
+    return _whole(rows.column(name))
 
 
 def _bits(values: pa.Array) -> pa.Array:

@@ -66,15 +66,21 @@ class Snapshot:
 
     def assert_writable(self, *, rewrites: bool) -> None:
         """Raises Unsupported, code ``table_features``."""
-        problem = self.problem
+        self.assert_readable()
         if rewrites and self.append_only:
-            problem = "takes nothing but new rows (delta.appendOnly)"
-        if problem:
-            raise Unsupported(
-                f"the Delta table in the lake {problem}; take that away from it, or name another table",
-                code="table_features",
-                subject=self.table.table_uri.rpartition("/")[2],
-            )
+            raise self._unsupported("takes nothing but new rows (delta.appendOnly)")
+
+    def assert_readable(self) -> None:
+        """Raises Unsupported, code ``table_features``, where the data files alone are not the table."""
+        if self.problem:
+            raise self._unsupported(self.problem)
+
+    def _unsupported(self, problem: str) -> Unsupported:
+        return Unsupported(
+            f"the Delta table in the lake {problem}; take that away from it, or name another table",
+            code="table_features",
+            subject=self.table.table_uri.rstrip("/").rpartition("/")[2],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +140,15 @@ def load(uri: str, options: dict[str, str], owner: str) -> Snapshot | None:
     applied = table.transaction_version(owner)
     schema = pa.schema(table.schema().to_arrow())
     configuration = table.metadata().configuration
+    files = _files(table)
     return Snapshot(
         version=table.version(),
         schema=schema,
-        files=_files(table),
+        files=files,
         applied=-1 if applied is None else applied,
         append_only=configuration.get("delta.appendOnly", "").lower() == "true",
         has_ntz="timestampNtz" in (table.protocol().writer_features or ()),
-        problem=_problem(table),
+        problem=_problem(table, files),
         table=table,
     )
 
@@ -168,22 +175,24 @@ def _files(table: DeltaTable) -> tuple[DataFile, ...]:
     )
 
 
-def _problem(table: DeltaTable) -> str:
+def _problem(table: DeltaTable, files: Sequence[DataFile]) -> str:
     """Why this app must not write to the table, to follow on "the Delta table in the lake"; empty if it may."""
     protocol = table.protocol()
     features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
     if strange := sorted(features - _FEATURES):
-        return f"has features that this app does not write ({', '.join(strange)})"
+        return f"has features that this app does not know ({', '.join(strange)})"
     reader, writer = protocol.min_reader_version, protocol.min_writer_version
     if reader not in (1, _BY_FEATURES[0]) or (writer > 2 and writer != _BY_FEATURES[1]):
-        return f"is of protocol version {reader}, {writer}, which this app does not write"
+        return f"is of protocol version {reader}, {writer}, which this app does not know"
     metadata = table.metadata()
     if metadata.partition_columns:
-        return f"is partitioned by {', '.join(metadata.partition_columns)}, which this app does not write"
+        return f"is partitioned by {', '.join(metadata.partition_columns)}, which this app does not know"
     if metadata.configuration.get("delta.columnMapping.mode", "none") != "none":
-        return "maps its columns' names (delta.columnMapping.mode), which this app does not write"
+        return "maps its columns' names (delta.columnMapping.mode), which this app does not know"
     if "delta.invariants" in table.schema().to_json():
         return "has invariants of columns, which this app does not check"
+    if any("://" in file.path for file in files):
+        return "refers to files of another table (a shallow clone), which this app does not follow"
     return ""
 
 

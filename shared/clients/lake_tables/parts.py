@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.clients.lake_tables.arrow import as_nullable, assert_no_nulls, conform, schema_of
@@ -15,6 +16,7 @@ from shared.clients.onelake.tree import LakeTree, StreamedFile, unique_suffix
 from shared.errors import MigrationError
 from shared.ports.tables import LakeColumn, PartFile, PartOptions
 
+_SAMPLE_ROWS = 10_000
 _NAME_UNFIT = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -135,21 +137,35 @@ class _OpenFile:
         self.name = name
         self.stream = stream
         self.statistics = FileStatistics(schema)
+        self._schema = schema
+        self._compression = compression.upper()
         self._sink = _Sink()
-        self._writer = pq.ParquetWriter(
-            self._sink, schema, compression=compression.upper(), version="2.6", write_page_index=True,
-            store_schema=False,
-        )  # fmt: skip
+        self._writer: pq.ParquetWriter | None = None
 
     def encode(self, table: pa.Table) -> bytearray:
         """One row group; the bytes that it adds to the file."""
         self.statistics.add(table)
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._begun(table).write_table(table, row_group_size=max(1, table.num_rows))
         return self._sink.taken()
 
     def end(self) -> bytearray:
-        self._writer.close()
+        self._begun(None).close()
         return self._sink.taken()
+
+    def _begun(self, first: pa.Table | None) -> pq.ParquetWriter:
+        if self._writer is None:
+            dictionary = repetitive(first) if first is not None else False
+            self._writer = pq.ParquetWriter(
+                self._sink, self._schema, compression=self._compression, version="2.6", write_page_index=True,
+                store_schema=False, use_dictionary=dictionary,
+            )  # fmt: skip
+        return self._writer
+
+
+def repetitive(table: pa.Table) -> list[str]:
+    """Columns whose values come again and again: a dictionary makes others slow to write and read, and larger."""
+    few = table.slice(0, _SAMPLE_ROWS)
+    return [name for name in table.schema.names if pc.count_distinct(few.column(name)).as_py() * 2 <= len(few)]
 
 
 class _Sink(io.RawIOBase):
