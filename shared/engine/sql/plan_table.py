@@ -268,7 +268,8 @@ class _Planned:
         if change is None:
             return "full", None, None
         if self._is_reset() and self.turn == 0:
-            return "full", "reset, as the job asks" if cursor else None, newest
+            asked = "reconcile: repair" if self.run.job.reconcile else "reset"
+            return "full", f"{asked}, as the job asks" if cursor else None, newest
         if cursor is None:
             return "full", self.void or None, newest
         if cursor.identity != self.run.facts.identity:

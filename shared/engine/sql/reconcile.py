@@ -200,7 +200,11 @@ class _Reconciling:
         upto = await session.call(session.session.position, self.shape, change, cursor.column)
         if upto is None or (change != "watermark" and upto == cursor.position):
             return
-        window = Window(change, cursor.position, upto, cursor.column, self.wish.lookback or 0.0, capture=cursor.capture)
+        lookback_s = self.wish.lookback or 0.0
+        # Of CDC all changes, which every capture instance can tell.
+        window = Window(
+            change, cursor.position, upto, cursor.column, lookback_s, net=change != "cdc", capture=cursor.capture
+        )
         await sides.read_pending(window)
 
     async def _compare(
