@@ -144,6 +144,8 @@ class OdbcConnection:
         if self._connection.closed:
             raise DriverError([Record("08003", 0, "the connection is closed")])
         cursor = self._connection.cursor()
+        # Braces in names and texts are no escapes of ODBC's.
+        cursor.noscan = True
         self._running = cursor
         try:
             cursor.execute(sql, *parameters)

@@ -41,6 +41,8 @@ _NO_SNAPSHOT = (
 _LOCK_WAIT_MS = 3000
 _SAMPLED_A_SLICE = 50
 _WHOLE_ROWS = 2_000_000
+# Statistics keep the beginning of a text, whose place in the collation's order need not be that of the whole.
+_WHOLE_IN_STATISTICS = 50
 _AZURE_EDITIONS = (5, 8, 9, 11, 12)
 _FIRST_VERSION = 13
 
@@ -458,12 +460,15 @@ class TSqlDialect(Dialect):
             return []
         number, statistics = (int(value) for value in found[0])
         declared = tsql_types.parsed(column.type).declared
-        # The dialect's own text of a value, so that a bound is a value that compares as the column does.
-        key = self.as_text(column, f"CAST(range_high_key AS {declared})")
+        is_text = "char" in declared
+        # Text leaves its code page behind only by way of Unicode.
+        key = self.as_text(column, f"CAST(range_high_key AS {'nvarchar(4000)' if is_text else declared})")
         steps = connection.rows(
             f"SELECT {key}, range_rows, equal_rows FROM sys.dm_db_stats_histogram({number}, {statistics}) "
             "WHERE range_high_key IS NOT NULL ORDER BY step_number"
         )
+        if is_text and any(len(text) >= _WHOLE_IN_STATISTICS for text, _, _ in steps):
+            return []
         return [(str(text), float(below), float(equal)) for text, below, equal in steps]
 
     def cut(self, connection: DriverConnection, shape: TableShape, column: str, rows: int) -> list[KeyRange]:
