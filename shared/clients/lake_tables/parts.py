@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared.clients.lake_tables.arrow import as_nullable, assert_no_nulls, conform, schema_of
@@ -165,7 +164,7 @@ class _OpenFile:
 def repetitive(table: pa.Table) -> list[str]:
     """Columns whose values come again and again: a dictionary makes others slow to write and read, and larger."""
     few = table.slice(0, _SAMPLE_ROWS)
-    return [name for name in table.schema.names if pc.count_distinct(few.column(name)).as_py() * 2 <= len(few)]
+    return [name for name in table.schema.names if len(few.column(name).unique()) * 2 <= len(few)]
 
 
 class _Sink(io.RawIOBase):

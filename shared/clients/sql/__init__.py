@@ -45,7 +45,7 @@ def open_database(
         from shared.clients.sql.postgresql import PostgresqlDialect
 
         return Database(
-            PostgresqlDialect(types),
+            PostgresqlDialect(types, decimals_as_integers=True),
             AdbcDriver(connection.text, setting=connection.setting, statement_timeout_s=source.statement_timeout_s),
             source,
         )
@@ -55,7 +55,7 @@ def open_database(
     if connection.dialect == "postgresql":
         from shared.clients.sql.postgresql import PostgresqlDialect
 
-        return Database(PostgresqlDialect(types), odbc, source)
+        return Database(PostgresqlDialect(types, times_checked_in_sql=True), odbc, source)
     from shared.clients.sql.tsql import TSqlDialect
 
     return Database(TSqlDialect(types, maxdop=source.maxdop), odbc, source)

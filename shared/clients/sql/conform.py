@@ -6,6 +6,7 @@ from datetime import date
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shared.clients.sql.dialect import INTEGER_DIGITS
 from shared.errors import Unsupported
 from shared.policy.sql.types import decimal_of
 from shared.ports.tables import LakeColumn
@@ -57,7 +58,10 @@ def _conformed(array: pa.Array, wanted: pa.DataType, column: LakeColumn, subject
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     try:
-        if array.type != wanted:
+        if pa.types.is_int64(array.type) and pa.types.is_decimal(wanted) and wanted.precision <= INTEGER_DIGITS:
+            digits = array.cast(pa.decimal128(19, 0))
+            array = pa.Array.from_buffers(wanted, len(digits), digits.buffers(), digits.null_count, digits.offset)
+        elif array.type != wanted:
             array = array.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise _unfit(column, subject, str(error).partition("\n")[0][:200]) from error

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 ROWS = "t"
 """Alias of the rows of a table in every statement; a rule's SQL may use it."""
+INTEGER_DIGITS = 18
+"""A decimal of no more digits may be projected as a 64-bit integer: its digits without the point."""
 COLUMN_TYPES = "column_types"
 """Key of ``TableShape.facts``: the source's type of every column, also of those that a job does not want."""
 _SUMMED_AT_ONCE = 400

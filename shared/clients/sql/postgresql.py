@@ -34,7 +34,15 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from shared.clients.sql.dialect import COLUMN_TYPES, ROWS, Dialect, DriverConnection, Statement, modulo
+from shared.clients.sql.dialect import (
+    COLUMN_TYPES,
+    INTEGER_DIGITS,
+    ROWS,
+    Dialect,
+    DriverConnection,
+    Statement,
+    modulo,
+)
 from shared.clients.sql.own_sql import checked_query
 from shared.errors import (
     AccessDenied,
@@ -66,6 +74,9 @@ _SETTINGS = {
     "bytea_output": "hex", "standard_conforming_strings": "on", "client_encoding": "UTF8", "xmlbinary": "base64",
     "idle_in_transaction_session_timeout": "0",
 }  # fmt: skip
+# Between these a double holds the seconds since 1970 so exactly that their microseconds are told by rounding: up to
+# 2**51 of them, divided and multiplied with half a unit in the last place lost each time.
+_NEAR = ("1930-01-01", "2030-01-01")
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SAVEPOINT = "lake_begun"
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -79,8 +90,18 @@ _FRESH = 0.05
 class PostgresqlDialect(Dialect):
     name = "postgresql"
 
-    def __init__(self, types: Types) -> None:
+    def __init__(self, types: Types, *, times_checked_in_sql: bool = False, decimals_as_integers: bool = False) -> None:
+        """``types`` as in the job; the rest is about the driver.
+
+        Args:
+            types: The job's wishes.
+            times_checked_in_sql: It makes another time of one that it cannot hold, as psqlodbc does.
+            decimals_as_integers: It hands decimals over as text, as ADBC does, and making and reading that costs more
+                than all other columns; where they have few digits, integers are asked for.
+        """
         super().__init__(types)
+        self._times_checked_in_sql = times_checked_in_sql
+        self._integer_digits = INTEGER_DIGITS if decimals_as_integers else 0
         self._server_encoding = "UTF8"
 
     # -- the catalog -------------------------------------------------------------------------------------------------
@@ -311,6 +332,13 @@ class PostgresqlDialect(Dialect):
 
     def projection(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:
         kind, lake = column.type, column.lake[0].type
+        digits = decimal_of(lake)
+        if digits is not None and digits[0] <= self._integer_digits:
+            return (f"({value} * 1{'0' * digits[1]})::int8",)
+        if self._times_checked_in_sql and (lake == "date32" or lake.startswith("timestamp")):
+            # No text of that kind is a time, so the statement fails, and only at such a row.
+            beyond = f"('beyond the years 1 to 9999: ' || {value}::text)::{kind}"
+            return (f"CASE WHEN {value} < '0001-01-01' OR {value} >= '10000-01-01' THEN {beyond} ELSE {value} END",)
         if lake != "string":
             return (f"{value}::int8" if kind == "oid" else value,)
         if kind == "text" or kind.startswith("character varying"):
@@ -331,10 +359,14 @@ class PostgresqlDialect(Dialect):
         if kind == "date32":
             return modulo(f"({value} - date '1970-01-01')::int8")
         if kind.startswith("timestamp"):
-            # Each part is an integer that a double holds exactly; their sum in seconds would not be one.
+            # Each part is an integer that a double holds exactly; of all years, their sum in seconds would not be one.
             whole = f"date_part('epoch', date_trunc('second', {value}))::int8 * 1000000"
-            return modulo(f"({whole} + date_part('microseconds', {value})::int8 % 1000000)")
+            parts = f"{whole} + date_part('microseconds', {value})::int8 % 1000000"
+            near = f"{value} BETWEEN '{_NEAR[0]}' AND '{_NEAR[1]}'"
+            return modulo(f"CASE WHEN {near} THEN (date_part('epoch', {value}) * 1000000)::int8 ELSE {parts} END")
         if digits := decimal_of(kind):
+            if digits[0] <= self._integer_digits:
+                return modulo(value)
             return f"mod(mod({value} * 1{'0' * digits[1]}, {P}) + {P}, {P})::int8"
         if kind in ("float", "double"):
             bits = f"('x' || encode(float8send({value}::float8), 'hex'))::bit(64)::int8"
@@ -500,7 +532,8 @@ def classify_postgresql(state: str | None, said: str, *, setting: str, subject: 
         )
     if state in _MISSING:
         return NotFound(f"there is no such {_MISSING[state]}: {words}", code="table_not_found", subject=subject)
-    if state.startswith("22"):
+    # NaN has no integer, and a cast of it is told as a feature that is missing.
+    if state.startswith("22") or (state == "0A000" and "NaN" in said):
         return Unsupported(
             f"{subject} holds, or a rule or position of the job is, a value that does not go together with its type "
             f"({shown}); read the table by a query that casts the column to text",
