@@ -77,7 +77,7 @@ async def test_append_replace_and_a_second_delivery(table: EmulatedTable) -> Non
     first = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
     await table.commit(opened, ORDERS, first)
     again = await table.commit(table.open(), ORDERS, first)
-    assert (again.already, again.inserted) == (True, 0)
+    assert (again.already, again.inserted) == (True, 1), "what it has done, for a record that was lost"
     second = await table.write(opened, ORDERS, [{"id": 2, "text": "b"}])
     await table.commit(opened, ORDERS, second, number=1, run="run-2")
     assert table.rows() == [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}]
@@ -85,7 +85,10 @@ async def test_append_replace_and_a_second_delivery(table: EmulatedTable) -> Non
     done = await table.commit(table.open(run="run-3"), ORDERS, third, number=2, run="run-3", disposition="replace")
     assert (done.inserted, done.deleted) == (1, 2)
     assert table.rows() == [{"id": 3, "text": None}]
-    assert (await table.commit(table.open(), ORDERS, second, number=1, run="run-2")).already
+    late = await table.commit(table.open(), ORDERS, second, number=1, run="run-2")
+    assert late.already
+    again = await table.commit(table.open(), ORDERS, third, number=2, run="run-3", disposition="replace")
+    assert (again.already, again.inserted, again.deleted) == (True, 1, 2)
     assert table.rows() == [{"id": 3, "text": None}]
     assert await table.open().discard() == 0
 

@@ -87,8 +87,8 @@ class DeltaLakeTable:
             found = log.load(self._uri, options, self._owner)
             if found is None:
                 return LakeTableState(exists=False, columns=(), version=-1, applied=-1)
-            position = log.position(found.table, self._owner, found.applied) if found.applied >= 0 else None
-            return LakeTableState(True, columns_of(found.schema), found.version, found.applied, position)
+            said = log.said(found.table, self._owner, found.applied) if found.applied >= 0 else {}
+            return LakeTableState(True, columns_of(found.schema), found.version, found.applied, said.get("position"))
 
         return await self._log(look)
 
@@ -220,13 +220,14 @@ class DeltaLakeTable:
 
     async def _make(self, work: "_Work", stamp: Stamp) -> None:
         """The commit itself."""
+        properties = stamp.properties(work.outcome)
         tries = 0
 
         def commit(options: dict[str, str]) -> None:
             nonlocal tries
             tries += 1
             if work.snapshot is None:
-                log.create(self._uri, options, work.schema, work.parts, stamp)
+                log.create(self._uri, options, work.schema, work.parts, properties)
                 return
             snapshot = work.snapshot
             if tries > 1:
@@ -237,9 +238,9 @@ class DeltaLakeTable:
                     )
                 snapshot = anew
             if work.overwrites:
-                log.overwrite(snapshot, work.schema, work.parts, stamp)
+                log.overwrite(snapshot, work.schema, work.parts, properties)
             else:
-                log.change(snapshot, work.schema, work.parts, work.removed, stamp)
+                log.change(snapshot, work.schema, work.parts, work.removed, properties)
 
         await self._log(commit)
 
@@ -253,8 +254,10 @@ class DeltaLakeTable:
     async def _already(self, snapshot: Snapshot, commit: TableCommit) -> Committed:
         if commit.disposition in ("merge", "history"):
             await self._drop(commit.parts)
+        said = await self._log(lambda _: log.said(snapshot.table, self._owner, commit.number))
+        inserted, updated, deleted = said.get("rows", (0, 0, 0))
         size_bytes = sum(one.size_bytes for one in snapshot.files)
-        return Committed(snapshot.version, 0, 0, 0, len(snapshot.files), size_bytes, already=True)
+        return Committed(snapshot.version, inserted, updated, deleted, len(snapshot.files), size_bytes, already=True)
 
     # -- columns -------------------------------------------------------------------------------------------------
 

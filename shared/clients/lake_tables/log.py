@@ -25,7 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 from shared.clients.lake_tables.arrow import as_nullable
 from shared.clients.onelake.classify import classify
 from shared.errors import ConnectionLost, MigrationError, NotFound, ServiceUnavailable, TargetConflict, Unsupported
-from shared.ports.tables import PartFile
+from shared.ports.tables import Committed, PartFile
 
 # From these versions of reader and writer on, features are told one by one; writer 2 is append-only and invariants.
 _BY_FEATURES = (3, 7)
@@ -92,8 +92,11 @@ class Stamp:
     run: str
     position: Mapping[str, object]
 
-    def properties(self) -> CommitProperties:
-        said = json.dumps({"job": self.owner, "number": self.number, "run": self.run, "position": dict(self.position)})
+    def properties(self, outcome: Committed) -> CommitProperties:
+        counts = [outcome.inserted, outcome.updated, outcome.deleted]
+        said = json.dumps(
+            {"job": self.owner, "number": self.number, "run": self.run, "rows": counts, "position": dict(self.position)}
+        )
         return CommitProperties(
             custom_metadata={_METADATA: said},
             max_commit_retries=0,
@@ -196,25 +199,26 @@ def _problem(table: DeltaTable, files: Sequence[DataFile]) -> str:
     return ""
 
 
-def position(table: DeltaTable, owner: str, number: int) -> Mapping[str, object] | None:
-    """What the job's commit of this number said about its cursor, if the log still has it."""
+def said(table: DeltaTable, owner: str, number: int) -> Mapping[str, Any]:
+    """What the job's commit of this number has put down beside the files; empty where the log has it no longer."""
     limit: int | None = 10
     while True:
         commits = table.history(limit)
         for commit in commits:
             try:
-                said = json.loads(commit.get(_METADATA, "null"))
+                found = json.loads(commit.get(_METADATA, "null"))
             except (ValueError, TypeError):
                 continue
-            if isinstance(said, dict) and said.get("job") == owner and said.get("number") == number:
-                found = said.get("position")
-                return found if isinstance(found, dict) else None
+            if isinstance(found, dict) and found.get("job") == owner and found.get("number") == number:
+                return found
         if limit is None or len(commits) < limit:
-            return None
+            return {}
         limit = limit * 10 if limit < 1000 else None
 
 
-def create(uri: str, options: dict[str, str], schema: pa.Schema, parts: Sequence[PartFile], stamp: Stamp) -> None:
+def create(
+    uri: str, options: dict[str, str], schema: pa.Schema, parts: Sequence[PartFile], properties: CommitProperties
+) -> None:
     """A new table with these files, in one commit. Raises TargetConflict if there is one by now."""
     create_table_with_add_actions(
         uri,
@@ -223,34 +227,42 @@ def create(uri: str, options: dict[str, str], schema: pa.Schema, parts: Sequence
         mode="error",
         configuration=_CONFIGURATION,
         storage_options=options,
-        commit_properties=stamp.properties(),
+        commit_properties=properties,
         post_commithook_properties=_AFTER_COMMIT,
     )
 
 
 def change(
-    snapshot: Snapshot, schema: pa.Schema, parts: Sequence[PartFile], removed: Sequence[DataFile], stamp: Stamp
+    snapshot: Snapshot,
+    schema: pa.Schema,
+    parts: Sequence[PartFile],
+    removed: Sequence[DataFile],
+    properties: CommitProperties,
 ) -> None:
     """Add files and remove others, in one commit on top of this very version."""
     now_ms = int(time.time() * 1000)
     actions: list[AddAction | RemoveAction] = list(_adds(parts))
     actions += [RemoveAction(one.path, True, now_ms, one.size_bytes, {}) for one in removed]
-    _commit(snapshot, actions, "append", schema, stamp)
+    _commit(snapshot, actions, "append", schema, properties)
 
 
-def overwrite(snapshot: Snapshot, schema: pa.Schema, parts: Sequence[PartFile], stamp: Stamp) -> None:
+def overwrite(snapshot: Snapshot, schema: pa.Schema, parts: Sequence[PartFile], properties: CommitProperties) -> None:
     """These files in place of all, under this schema, in one commit on top of this very version."""
-    _commit(snapshot, list(_adds(parts)), "overwrite", schema, stamp)
+    _commit(snapshot, list(_adds(parts)), "overwrite", schema, properties)
 
 
 def _commit(
-    snapshot: Snapshot, actions: list[AddAction | RemoveAction], mode: str, schema: pa.Schema, stamp: Stamp
+    snapshot: Snapshot,
+    actions: list[AddAction | RemoveAction],
+    mode: str,
+    schema: pa.Schema,
+    properties: CommitProperties,
 ) -> None:
     snapshot.table.create_write_transaction(
         actions,
         mode,
         Schema.from_arrow(schema),
-        commit_properties=stamp.properties(),
+        commit_properties=properties,
         post_commithook_properties=_AFTER_COMMIT,
     )
 

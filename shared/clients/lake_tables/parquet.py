@@ -180,16 +180,14 @@ class ParquetLakeTable:
             )
         loaded = await self._settle()
         if commit.number <= loaded.current.applied(self._owner):
-            return self._committed(loaded.current, commit, 0, already=True)
-        before = {name: sizes["rows"] for name, sizes in loaded.current.folders.items()}
+            return self._committed(loaded.current, commit, already=True)
+        before = loaded.current.folders
         folder = commit.run if commit.run not in before else f"{commit.run}-{commit.number}"
         ready = f"_commit-{self._mark}-{commit.number}"
         await self._gather(commit, ready)
         await self._write_record(commit, ready, folder)
         await self._tree.rename_folder(ready, folder)
-        current = (await self._settle()).current
-        deleted = sum(before.values()) if commit.disposition == "replace" else 0
-        return self._committed(current, commit, deleted)
+        return self._committed((await self._settle()).current, commit)
 
     async def _gather(self, commit: TableCommit, ready: str) -> None:
         """Exactly the files of the commit into a folder that no writer knows of."""
@@ -232,13 +230,15 @@ class ParquetLakeTable:
         there = await self._tree.properties(path)
         await self._tree.put(path, json.dumps(record, indent=1).encode(), only_over=there.etag if there else None)
 
-    def _committed(self, current: _Current, commit: TableCommit, deleted: int, *, already: bool = False) -> Committed:
+    def _committed(self, current: _Current, commit: TableCommit, *, already: bool = False) -> Committed:
+        job = current.jobs[self._owner]
+        inserted, deleted, files = job["rows"] if job["applied"] == commit.number else (0, 0, 0)
         return Committed(
             version=current.version,
-            inserted=0 if already else sum(part.rows for part in commit.parts),
+            inserted=inserted,
             updated=0,
             deleted=deleted,
-            files=0 if already else len(commit.parts),
+            files=files,
             size_bytes=sum(sizes["size_bytes"] for sizes in current.folders.values()),
             already=already,
         )
@@ -307,12 +307,15 @@ class ParquetLakeTable:
 def _apply(current: _Current, commit: Mapping[str, Any]) -> list[str]:
     """Take a commit into the pointer; the folders that it replaces."""
     replaced = list(current.folders) if commit["disposition"] == "replace" else []
-    for folder in replaced:
-        del current.folders[folder]
+    deleted = sum(current.folders.pop(folder)["rows"] for folder in replaced)
     current.folders[commit["folder"]] = {"rows": commit["rows"], "size_bytes": commit["size_bytes"]}
     current.columns = tuple(LakeColumn(**column) for column in commit["columns"])
     current.version += 1
-    current.jobs[commit["owner"]] = {"applied": commit["number"], "position": commit["position"]}
+    current.jobs[commit["owner"]] = {
+        "applied": commit["number"],
+        "position": commit["position"],
+        "rows": [commit["rows"], deleted, len(commit["files"])],
+    }
     return replaced
 
 
