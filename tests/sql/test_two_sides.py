@@ -132,6 +132,19 @@ async def test_every_column_tells_when_a_value_is_another(filled: World, lake: L
         assert set(found.columns) == set(columns)
 
 
+async def test_what_others_write_meanwhile_is_no_difference(filled: World, lake: Lake) -> None:
+    table = EmulatedTable(lake, "delta")
+    await copied(filled, table)
+    async with sides_of(filled, table) as sides:
+        filled.run("DELETE FROM t WHERE id < 100", "UPDATE t SET i = 7 WHERE id = 1000")
+        assert await sides.is_equal(None, counted=False)
+        assert await sides.difference(None) is None
+    async with sides_of(filled, table) as sides:
+        found = await sides.difference(None)
+        assert found is not None
+        assert (len(found.missing), len(found.different), len(found.extra)) == (0, 1, 100)
+
+
 def test_types_are_compared_where_one_holds_the_other() -> None:
     source = [LakeColumn("a", "int32"), LakeColumn("b", "int64"), LakeColumn("c", "string"), LakeColumn("d", "date32")]
     lake = [LakeColumn("A", "int64"), LakeColumn("b", "int16"), LakeColumn("c", "binary")]
