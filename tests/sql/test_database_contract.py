@@ -724,13 +724,14 @@ def test_what_a_server_refuses(postgres: PostgresDatabase, odbc: bool) -> None:
         assert raised.value.code == code
         assert "secret" not in str(raised.value)
         assert postgres.password not in str(raised.value)
+    guest = f"guest_{postgres.name}"
     postgres.run(
-        "CREATE TABLE hidden (id int, name text)", "DROP ROLE IF EXISTS guest",
-        "CREATE ROLE guest LOGIN PASSWORD 'guest'", "GRANT SELECT (id) ON hidden TO guest",
+        "CREATE TABLE hidden (id int, name text)", f"CREATE ROLE {guest} LOGIN PASSWORD '{guest}'",
+        f"GRANT SELECT (id) ON hidden TO {guest}",
     )  # fmt: skip
-    guest = value.replace(postgres.password, "guest").replace("postgres:guest", "guest:guest")
-    guest = guest.replace("UID=postgres", "UID=guest")
-    database = World("postgresql", "public", guest, postgres.connect).open()
+    value = value.replace(postgres.password, guest).replace("//postgres:", f"//{guest}:")
+    value = value.replace("UID=postgres", f"UID={guest}")
+    database = World("postgresql", "public", value, postgres.connect).open()
     with pytest.raises(AccessDenied):
         database.describe(TableName("public", "hidden"))
     assert [column.name for column in database.describe(TableName("", "q"), "SELECT id FROM hidden").columns] == ["id"]
