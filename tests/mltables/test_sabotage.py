@@ -117,6 +117,19 @@ async def test_a_file_that_somebody_overwrites_at_the_target_is_found_beyond_the
     assert "other content: 11.csv" in record["error_detail"]
 
 
+@pytest.mark.parametrize("gone", ["a.csv", "MLTable"])
+async def test_a_file_that_vanishes_between_check_and_registration_is_missed(
+    walk: Walk, ws: Workspaces, gone: str
+) -> None:
+    ws.add("thin")
+    await walk.begin(["thin"])
+    await walk.take("plan", "copy", "check", "register")
+    with ws.container("target") as client:
+        client.delete_blob(f"migrated/thin/1/{gone}")
+    await walk.take("validate")
+    assert (await walk.record())["error_code"] == "integrity_mismatch"
+
+
 @pytest.mark.parametrize("policy", ["suffix", "fail"])
 def test_a_file_of_the_same_size_in_nobodys_folder_is_not_written_over(
     app: App, ws: Workspaces, job: str, policy: str

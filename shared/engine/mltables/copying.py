@@ -189,6 +189,21 @@ async def check_files(run: MltableRun, group: int, version: int) -> dict[str, An
     return record
 
 
+async def assert_still_there(run: MltableRun, document: dict[str, Any]) -> None:
+    """That what is registered now is what was checked: another run's rollback may have come between.
+
+    Raises:
+        IntegrityMismatch: files went, or came.
+    """
+    root, record = document["root"], document["record"]
+    there = {item.path: item.size_bytes for item in await list_items(run.target.container, root)}
+    blueprint = there.pop(f"{root}/{BLUEPRINT}", None)
+    if blueprint is None or (len(there), sum(there.values())) != (record["dest_file_count"], record["dest_bytes"]):
+        raise IntegrityMismatch(
+            f"files in {root!r} went or came after they were checked, before the version was registered; start again"
+        )
+
+
 async def _assert_unchanged(run: MltableRun, document: dict[str, Any]) -> None:
     store = next(one for one in run.source.every_store if one.name == document["home"]["store"])
     blobs = run.source.blobs(store, store.container)

@@ -368,7 +368,7 @@ async def _usable(run: MltableRun, wanted: _Wanted, root: str, uri: str) -> _Cho
     owner = await target.owner(root)
     if owner is not None and owner != owner_of(source.id):
         return None
-    if await _is_within_another(run, root) or await target.has_owners_below(root):
+    if (owner is not None or run.dry_run) and await _is_among_others(run, root):
         return None
     registered = await _registered_over(run, source, uri, wanted.options)
     existing = await _existing(run, root)
@@ -412,21 +412,22 @@ async def _claimed(run: MltableRun, root: str, owner: str) -> bool:
     except TargetConflict:
         # A file has the folder's name, or somebody marked it at this moment.
         return False
-    if await _is_within_another(run, root) or await target.has_owners_below(root):
+    if await _is_among_others(run, root):
         await target.release(root, owner)
         return False
     return True
 
 
-async def _is_within_another(run: MltableRun, root: str) -> bool:
-    """Whether a folder above is an asset's: what is copied here would be loaded with that."""
+async def _is_among_others(run: MltableRun, root: str) -> bool:
+    """Whether a folder above or below is an asset's: one would be loaded with the other."""
     target = run.target.container
     parts = root.split("/")
-    for count in range(1, len(parts)):
-        above = "/".join(parts[:count])
-        if await target.owner(above) is not None or await target.stat(_join(above, BLUEPRINT)) is not None:
-            return True
-    return False
+    above = ["/".join(parts[:count]) for count in range(1, len(parts))]
+    found = await asyncio.gather(
+        target.has_owners_below(root), *(target.owner(folder) for folder in above),
+        *(target.stat(_join(folder, BLUEPRINT)) for folder in above),
+    )  # fmt: skip
+    return any(found)
 
 
 async def _same_elsewhere(run: MltableRun, wanted: _Wanted, first: DataVersion) -> _Chosen | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.engine.mltables import excerpt
+from shared.engine.mltables.copying import assert_still_there
 from shared.engine.mltables.run import MltableRun
 from shared.engine.mltables.scratch import scratch_folder
 from shared.errors import ItemError
@@ -31,9 +32,10 @@ async def validate_version(run: MltableRun, group: int, version: int) -> dict[st
     """Fields of the record: ``validation_loaded``, ``rows``, ``checks`` and ``warnings``.
 
     Raises:
-        ItemError: code ``load_failed`` or ``tables_differ``, where the job's checks say so.
+        ItemError: code ``load_failed`` or ``tables_differ``, where the job's checks say so; ``integrity_mismatch``.
     """
     document = await run.records.version(group, version)
+    await assert_still_there(run, document)
     options = run.options(document["spec"])
     wanted = options.validation
     record = document["record"]
