@@ -16,6 +16,7 @@ from shared.errors import (
     MigrationError,
     NotFound,
     ServiceUnavailable,
+    SourceChanged,
     SourceMissing,
     Throttled,
     TransientError,
@@ -34,7 +35,7 @@ _BUSY_S = {
 }  # fmt: skip
 _AWAY = (40197, 40613, 40143, 40166, 40540, 42108, 42109, 615, 926, 921, 922, 983, 978, 976, 9001, 6005, 18401, 233)
 _REFUSED = (18456, 18452, 18470, 18486, 18487, 18488, 18461, 4064, 40532, 40607)
-_DENIED = (229, 230, 262, 297, 300, 371, 15247, 22850, 22981)
+_DENIED = (229, 230, 262, 297, 300, 371, 916, 15247, 22850, 22981)
 _UNCERTIFIED = ("certificate", "ssl provider", "tls", "ssl routines")
 _OF_THE_STATEMENT = (
     102, 103, 105, 107, 116, 130, 147, 156, 164, 170, 174, 178, 189, 195, 201, 205, 206, 207, 209, 213, 241, 242, 245,
@@ -128,7 +129,7 @@ def _by_number(
             "a user for it (CREATE USER [name] FROM EXTERNAL PROVIDER)",
             code="login_refused", subject=setting,
         )  # fmt: skip
-    if numbers & {4060, 911, 916}:
+    if numbers & {4060, 911}:
         return SourceMissing(
             f"the login cannot open the database ({said}); check its name in the setting {setting}, and that the login "
             "has a user in it",
@@ -136,16 +137,18 @@ def _by_number(
         )  # fmt: skip
     if numbers & set(_DENIED):
         return AccessDenied(
-            f"the login may not read this ({said}); grant SELECT, for tracked changes VIEW CHANGE TRACKING too, and "
-            "for CDC membership in the capture's role",
+            f"the login may not read this ({said}); grant SELECT (and a user in each database that a view reads), for "
+            "tracked changes VIEW CHANGE TRACKING too, and for CDC membership in the capture's role",
             subject=subject,
         )
     if 208 in numbers or 2812 in numbers or 4902 in numbers:
         return NotFound(f"there is no such table, view or function: {_words(records)} ({said})", subject=subject)
-    if numbers & {3952, 3961, 41332, 3951, 3953, 3956, 3957}:
+    if 3961 in numbers:
+        return SourceChanged(f"the table's definition changed while it was read ({said})", subject=subject)
+    if numbers & {3952, 41332, 3951, 3953, 3956, 3957}:
         return Unsupported(
             f"the database gives no snapshot ({said}); run ALTER DATABASE ... SET ALLOW_SNAPSHOT_ISOLATION ON, or set "
-            "source.consistency: slice. Schema changes while a table is read have this effect too",
+            "source.consistency: slice",
             code="no_snapshot", subject=subject,
         )  # fmt: skip
     if numbers & {22105, 22106, 4998, 22115, 22117}:

@@ -235,9 +235,10 @@ class TSqlDialect(Dialect):
 
     def _captures(self, connection: DriverConnection, table: TableName) -> tuple[tuple[Capture, ...], dict[str, bool]]:
         """Capture instances, oldest first, and of each whether the order of commands can be read."""
+        # Whoever may not use any of them can still read the table.
         found = connection.rows(
-            f"EXEC sys.sp_cdc_help_change_data_capture @source_schema = {self.text(table.schema)}, "
-            f"@source_name = {self.text(table.name)}"
+            f"BEGIN TRY EXEC sys.sp_cdc_help_change_data_capture @source_schema = {self.text(table.schema)}, "
+            f"@source_name = {self.text(table.name)}; END TRY BEGIN CATCH SELECT TOP (0) 1; END CATCH"
         )
         captures, commands = [], {}
         for row in sorted(found, key=lambda row: (row[12], bytes(row[5] or b""))):
