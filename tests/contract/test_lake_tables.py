@@ -333,6 +333,23 @@ async def test_a_table_that_takes_only_new_rows(table: EmulatedTable) -> None:
 
 
 @delta
+async def test_a_column_of_somebody_else_that_cannot_be_written_again(table: EmulatedTable) -> None:
+    foreign = pa.table({"id": [1], "text": ["a"], "tags": [["x", "y"]]})
+    write_deltalake(str(table.folder), foreign)
+    opened = table.open()
+    await table.commit(opened, ORDERS, await table.write(opened, ORDERS, [{"id": 2, "text": "b"}]))
+    assert table.rows("id") == [
+        {"id": 1, "text": "a", "tags": ["x", "y"]},
+        {"id": 2, "text": "b", "tags": None},
+    ]
+    parts = await table.write(opened, ORDERS, [{"id": 2, "text": "c"}], changes=True)
+    with pytest.raises(Unsupported, match="'tags'") as caught:
+        await table.commit(opened, ORDERS, parts, number=1, disposition="merge", key=("id",), deletes="hard")
+    assert caught.value.code == "table_features"
+    assert table.rows("id")[1]["text"] == "b"
+
+
+@delta
 async def test_checkpoints_are_made_and_read(table: EmulatedTable) -> None:
     for number in range(23):
         opened = table.open()

@@ -37,6 +37,7 @@ from shared.clients.onelake import OneLake
 from shared.clients.onelake.tree import LakeTree
 from shared.errors import MigrationError, NotFound, SourceChanged, TargetConflict, Unsupported
 from shared.policy.sql.schema import is_wider
+from shared.policy.sql.types import is_lake_type
 from shared.ports.tables import (
     Committed,
     KeyRange,
@@ -201,13 +202,16 @@ class DeltaLakeTable:
         schema, widens = schema_of((*commit.columns, *added_columns(commit))), False
         if snapshot is not None:
             snapshot, schema, widens = await self._evolve(snapshot, schema, rewrites=True)
+        writer = partial(self._own_writer, commit.disposition, schema)
+        # Made and not begun, for what it has to say of the columns before anything is read.
+        writer()
         merge = Merge(
             self._tree,
             schema,
             commit,
             memory_bytes=self._memory_bytes,
             moment=self._now(),
-            writer=lambda: self._own_writer(commit.disposition, schema),
+            writer=writer,
             rewrite_all=widens,
         )
         done = await merge.run(() if snapshot is None else snapshot.files)
@@ -341,7 +345,17 @@ class DeltaLakeTable:
             raise
 
     def _own_writer(self, name: str, schema: pa.Schema) -> LakePartsWriter:
-        return self.writer(name, columns_of(schema), self._options)
+        """Raises Unsupported, code ``table_features``: rows of the table hold what this app cannot write again."""
+        columns = columns_of(schema)
+        for column in columns:
+            if not is_lake_type(column.type):
+                raise Unsupported(
+                    f"column {column.name!r} of the Delta table is of type {column.type}, which this app does not "
+                    "write; take it away, or name another table",
+                    code="table_features",
+                    subject=column.name,
+                )
+        return self.writer(name, columns, self._options)
 
     # -- what is left over ---------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Changes by key into a Delta table: copy on write, in memory that does not grow with the table.
 
-1. The changes are held in memory; where they are too many, those of one range of keys after another.
+1. The changes are held in memory; where they are too many, those of one range of keys after another (by the values of
+   that column of the key which has the most; all changes of one value are held together).
 2. Files whose bounds leave no room for any of these keys are not looked at. Of the others the key columns are read,
    row group by row group; only where a key is found, the rest of the row group, to see whether it changes anything.
 3. A file in which a row changes is read once more and written anew, row group by row group; what is new goes behind it.
@@ -22,6 +23,7 @@ deletes     merge                                                  history
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +40,7 @@ from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
 from shared.clients.lake_tables.reading import LakeParquet
 from shared.clients.lake_tables.states import History, Last, States
 from shared.clients.onelake.tree import LakeTree
+from shared.errors import MigrationError
 from shared.policy.sql.schema import DELETED, DELETED_AT, IS_CURRENT, VALID_FROM, VALID_TO
 from shared.ports.tables import OPERATION_COLUMN, ORDER_COLUMN, LakeColumn, PartFile, TableCommit
 
@@ -48,7 +51,7 @@ _OURS = (DELETED, DELETED_AT, VALID_FROM, VALID_TO, IS_CURRENT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Copies that sorting and taking make of the changes in hand.
 _COPIES = 4
-_SAMPLE_ROWS = 50_000
+_SAMPLE_OF_GROUP = 1000
 # What Spark cuts off a time's upper bound.
 _BOUND_SLACK_US = 1000
 
@@ -105,6 +108,10 @@ class Merge:
         self.data = [name for name in schema.names if name not in _OURS]
         self.moment_us = (moment - _EPOCH) // timedelta(microseconds=1)
         self.rewrite_all = rewrite_all
+        self._change_schema = pa.schema(
+            [self.schema.field(name) for name in self.data]
+            + [pa.field(OPERATION_COLUMN, pa.string()), pa.field(ORDER_COLUMN, pa.int64())]
+        )
         self._memory_bytes = max(1, memory_bytes // _COPIES)
         self._writer = writer
 
@@ -113,10 +120,11 @@ class Merge:
         done = Merged(kept=list(files))
         try:
             async for chunk in self._chunks():
-                await _Pass(self, chunk, done).run()
+                await (await asyncio.to_thread(_Pass, self, chunk, done)).run()
         except BaseException:
             for part in (*done.parts, *done.superseded):
-                await self.tree.delete(part.path, etag="")
+                with suppress(MigrationError):
+                    await self.tree.delete(part.path, etag="")
             raise
         return done
 
@@ -131,7 +139,7 @@ class Merge:
         sample: list[pa.Table] = []
         async for table in self._changes():
             total_bytes += table.nbytes
-            sample.append(_thin(table.select(self.key), _SAMPLE_ROWS // 50))
+            sample.append(_thin(table.select(self.key), _SAMPLE_OF_GROUP))
             if total_bytes <= self._memory_bytes:
                 held.append(table)
             else:
@@ -148,10 +156,7 @@ class Merge:
 
     async def _changes(self) -> AsyncIterator[pa.Table]:
         """The rows of the parts with all data columns, an operation and an order."""
-        wanted = pa.schema(
-            [self.schema.field(name) for name in self.data]
-            + [pa.field(OPERATION_COLUMN, pa.string()), pa.field(ORDER_COLUMN, pa.int64())]
-        )
+        wanted = self._change_schema
         arrived = 0
         for part in self.commit.parts:
             file = await LakeParquet.open(self.tree, part.path, part.size_bytes)
@@ -168,11 +173,7 @@ class Merge:
 
     def _joined(self, tables: Sequence[pa.Table]) -> pa.Table:
         """In the order in which they happened."""
-        wanted = pa.schema(
-            [self.schema.field(name) for name in self.data]
-            + [pa.field(OPERATION_COLUMN, pa.string()), pa.field(ORDER_COLUMN, pa.int64())]
-        )
-        table = pa.concat_tables(tables) if tables else wanted.empty_table()
+        table = pa.concat_tables(tables) if tables else self._change_schema.empty_table()
         return table.take(pc.sort_indices(table, sort_keys=[(ORDER_COLUMN, "ascending")])).combine_chunks()
 
 
@@ -227,7 +228,7 @@ class _Pass:
             raise
 
     async def _run(self) -> None:
-        candidates = [one for one in self._done.kept if self._is_candidate(one)]
+        candidates = await asyncio.to_thread(lambda: [one for one in self._done.kept if self._is_candidate(one)])
         changing = {one.path for one in candidates if await self._look(one)}
         await asyncio.to_thread(self._states.settle)
         touched = [
@@ -318,7 +319,7 @@ class _Pass:
         narrow = pa.schema([merge.schema.field(name) for name in names])
         changes: bool = False
         for number in range(opened.metadata.num_row_groups):
-            if not self._may_hold_group(opened, number):
+            if not await asyncio.to_thread(self._may_hold_group, opened, number):
                 continue
             rows = conform(await opened.row_group(number, names), narrow)
             ids, gone = await asyncio.to_thread(self._find, rows)
