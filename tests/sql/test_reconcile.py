@@ -167,8 +167,11 @@ async def test_a_changed_row_that_is_kept_apart_leaves_its_old_state_alone(make:
     await engine.run()
     engine.source.run("UPDATE t SET name = NULL, at = 9000 WHERE id = 7")
     await engine.run()
+    # So that the row is no longer at the boundary, which the next increment reads again.
+    engine.source.run("INSERT INTO t VALUES (900, 'x', 9001)")
+    await engine.run()
     _, found = await reconciled(engine, "repair")
-    assert (found["verdict"], counts(found)) == ("equal", (0, 0, 0))
+    assert (found["verdict"], counts(found), found["quarantined"]) == ("equal", (0, 0, 0), 1)
     assert {"id": 7, "name": "name 7", "at": 7} in engine.lake_rows()
 
 
@@ -275,6 +278,18 @@ async def test_a_table_without_a_key_is_compared_row_by_row_and_read_anew(make: 
     _, found = await reconciled(engine, "repair")
     assert found["repair"]["how"] == "reload"
     engine.assert_same()
+
+
+async def test_rows_without_a_value_to_cut_by_are_compared_too(make: Make) -> None:
+    engine = make({"table": "t"}, partition={"rows": 50, "column": "a"})
+    engine.source.run("CREATE TABLE t (a INTEGER, b TEXT)")
+    engine.source.many("INSERT INTO t VALUES (?, ?)", [(n if n % 10 else None, "x") for n in range(200)])
+    await engine.run()
+    _, found = await reconciled(engine, "compare")
+    assert (found["verdict"], found["source_rows"], found["lake_rows"]) == ("equal", 200, 200)
+    assert found["ranges"] > 2
+    engine.source.run("INSERT INTO t VALUES (NULL, 'x')")
+    assert counts((await reconciled(engine, "compare"))[1]) == (1, 0, 0)
 
 
 async def test_a_table_that_is_not_there_is_loaded(make: Make) -> None:
