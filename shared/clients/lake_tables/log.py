@@ -5,6 +5,7 @@ emulator) by ``SSL_CERT_FILE``, the only way that delta-rs has. Deleting expired
 batches, which OneLake refuses (delta-io/delta-rs issue 4401); Fabric's own maintenance of tables does it.
 """
 
+import atexit
 import functools
 import json
 import os
@@ -131,6 +132,7 @@ def _trust(ca_bundle: str) -> None:
         for file in (known, ca_bundle):
             if file and Path(file).is_file():
                 combined.write(Path(file).read_bytes() + b"\n")
+    atexit.register(Path(combined.name).unlink, missing_ok=True)
     os.environ["SSL_CERT_FILE"] = combined.name
 
 
