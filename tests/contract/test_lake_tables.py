@@ -439,3 +439,14 @@ async def test_a_file_that_is_not_what_was_written_is_not_committed(table: Emula
     assert (await table.open().state()).applied == -1
     await table.commit(opened, ORDERS, [part])
     assert len(table.rows()) == 1
+
+
+@FORMATS
+async def test_a_file_that_is_gone_or_another_by_now_is_not_committed(table: EmulatedTable) -> None:
+    opened = table.open()
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
+    await opened.discard()
+    with pytest.raises(ItemError):
+        await table.commit(table.open(), ORDERS, parts)
+    assert table.rows() == []
+    assert not (await table.open().state()).exists

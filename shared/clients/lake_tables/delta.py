@@ -35,7 +35,7 @@ from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
 from shared.clients.lake_tables.reading import LakeParquet
 from shared.clients.onelake import OneLake
 from shared.clients.onelake.tree import LakeTree
-from shared.errors import MigrationError, NotFound, SourceChanged, TargetConflict, Unsupported
+from shared.errors import IntegrityMismatch, MigrationError, NotFound, SourceChanged, TargetConflict, Unsupported
 from shared.policy.sql.schema import is_wider
 from shared.policy.sql.types import is_lake_type
 from shared.ports.tables import (
@@ -174,6 +174,7 @@ class DeltaLakeTable:
         """Append or replace: which files come and which go."""
         # The schema is in the log, so a file without rows is good for nothing.
         parts = [part for part in commit.parts if part.rows]
+        await self._assert_there(parts)
         rows = sum(part.rows for part in parts)
         size_bytes = sum(part.size_bytes for part in parts)
         schema = schema_of(commit.columns)
@@ -197,6 +198,22 @@ class DeltaLakeTable:
             size_bytes + sum(one.size_bytes for one in written),
         )  # fmt: skip
         return _Work(snapshot, schema, (*written, *parts), (), outcome, overwrites=True, written=tuple(written))
+
+    async def _assert_there(self, parts: Sequence[PartFile]) -> None:
+        """Raises IntegrityMismatch for a file that is not the one that was written: the log would name it for good."""
+        gate = asyncio.Semaphore(_DELETES_AT_ONCE)
+
+        async def one(part: PartFile) -> None:
+            async with gate:
+                found = await self._tree.properties(part.path)
+            if found is None or found.etag != part.etag:
+                raise IntegrityMismatch(
+                    f"{part.path} was written and is {'gone' if found is None else 'another file'} before its commit",
+                    code="file_lost",
+                    subject=part.path,
+                )
+
+        await asyncio.gather(*(one(part) for part in parts))
 
     async def _merge(self, snapshot: Snapshot | None, commit: TableCommit) -> "_Work":
         schema, widens = schema_of((*commit.columns, *added_columns(commit))), False
