@@ -301,7 +301,8 @@ def test_kill_in_every_phase(root: Path, tmp_path: Path, form: str, consistency:
                 if form == "parquet":
                     assert lake_rows(table) == source.rows()
                     source.many(
-                        "INSERT INTO t VALUES (?, ?, ?)", [(n + 500 * load, "late", 5000 + n) for n in range(700, 900)]
+                        "INSERT INTO t VALUES (?, ?, ?)",
+                        [(n, "late", 5000 + n) for n in range(700 + 500 * load, 900 + 500 * load)],
                     )
         finally:
             stop.set()
