@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -111,6 +111,12 @@ def _started(api: Api, arguments: argparse.Namespace, answer: dict[str, Any]) ->
     return OK
 
 
+def _rows(progress: Mapping[str, Any]) -> str:
+    """Of a migration of tables; how many there will be is an estimate, and of increments none is made."""
+    done, planned = progress.get("rows_done", 0), progress.get("rows_planned", 0)
+    return f"{done:,} of about {planned:,}" if planned else f"{done:,}" if done else ""
+
+
 def _status(api: Api, arguments: argparse.Namespace) -> int:
     document = api.call("GET", _run_path(arguments), holds=_STATUS_FIELDS)
     if arguments.json:
@@ -125,6 +131,7 @@ def _status(api: Api, arguments: argparse.Namespace) -> int:
         ("Ended", document["ended_at"] or ""),
         ("Progress", progress_line(document, is_unicode=_is_unicode()).removeprefix(document["status"]).strip()),
         ("Items", ", ".join(f"{progress[name]:,} {name}" for name in _OUTCOMES if progress.get(name))),
+        ("Rows", _rows(progress)),
         ("Source", _source_load(document)),
         ("Verification", _verification(document)),
         ("Error", _error(document)),
