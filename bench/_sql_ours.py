@@ -69,15 +69,15 @@ def _database(plan: Plan) -> Any:
     return open_database(plan["url"], job.source, job.types), job
 
 
-def _ours() -> Work:
-    from shared.clients.sql import adbc, conform, postgresql
+def _ours(*, odbc: bool = False) -> Work:
+    from shared.clients.sql import adbc, conform, odbc_blocks, postgresql
     from shared.policy.sql.names import TableName
     from shared.ports.tables import Selection
 
-    assert adbc and conform and postgresql
+    assert adbc and conform and odbc_blocks and postgresql
 
     def work(plan: Plan) -> int:
-        database, _ = _database(plan)
+        database, _ = _database({**plan, "url": _odbc_string(plan, fetch=True)} if odbc else plan)
         shape = database.describe(TableName("public", plan["table"]))
         with database.sessions(1, consistent=True, for_table=shape) as sessions:
             batches = sessions[0].batches(Selection(shape), batch_bytes=_BATCH_BYTES)
@@ -165,6 +165,7 @@ def _psycopg() -> Work:
 _WORK: dict[str, Callable[[], Work]] = {
     "engine": _engine,
     "ours": _ours,
+    "ours-odbc": lambda: _ours(odbc=True),
     "adbc": _adbc,
     "arrow-odbc": lambda: _arrow_odbc(fetch=False),
     "arrow-odbc-fetch": lambda: _arrow_odbc(fetch=True),

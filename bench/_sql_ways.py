@@ -13,6 +13,7 @@ from bench._watch import ContenderFailed, wait_for_quiet
 
 _WAYS = (
     ("ours", "ours: ADBC, with values cast by the server to what a lake takes, in a transaction"),
+    ("ours-odbc", "ours over psqlodbc: blocks bound to arrays, the same casts, in a transaction"),
     ("adbc", "ADBC as it comes (decimals are text)"),
     ("arrow-odbc", "arrow-odbc over psqlodbc, which holds the whole result"),
     ("arrow-odbc-fetch", "arrow-odbc over psqlodbc with a cursor (UseDeclareFetch)"),
