@@ -204,7 +204,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._moved_s = self._loop.time()
         try:
             self._parser.feed_data(self._buffer[:nbytes])
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             # Also raised for what follows the head of an answer to HEAD, which has been taken by then.
             self._fail(aiohttp.ClientPayloadError("the answer is not HTTP"))
             self.abort()
@@ -254,7 +254,8 @@ class _Connection(asyncio.BufferedProtocol):
             self._answered()
             self._parser = httptools.HttpResponseParser(self)
             return
-        self._is_complete_head = True
+        # An interim answer (1xx) says nothing of what became of the request, also where nothing follows.
+        self._is_complete_head = self._parser.get_status_code() >= 200
 
     def _announces_an_end(self) -> bool:
         return any(name.lower() in ("content-length", "transfer-encoding") for name, _ in self._headers)

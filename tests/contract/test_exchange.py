@@ -139,7 +139,9 @@ async def test_a_connection_that_may_hold_something_else_is_not_used_again(
     [b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
      b"220 mail.example ESMTP\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
      b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
-     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+     b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\nab"],
 )  # fmt: skip
 async def test_half_an_answer_is_an_error_and_nothing_is_sent_twice(exchanges: Exchanges, answer: bytes) -> None:
     requests = [0]
