@@ -265,7 +265,8 @@ class SqlJob(SqlSpec):
     def _dispositions(self) -> "SqlJob":
         for wish in self.tables:
             disposition = (wish.write or self.write).disposition
-            if disposition in ("merge", "history") and self.target.format != "delta":
+            explicit = wish.write is not None or disposition == "history"
+            if disposition in ("merge", "history") and self.target.format != "delta" and explicit:
                 raise ValueError(f"write.disposition: {disposition} needs target.format: delta")
             if wish.mode == "incremental" and disposition == "replace":
                 raise ValueError(
@@ -283,10 +284,21 @@ class SqlJob(SqlSpec):
     def files_of(self, wish: TableWish) -> Files:
         return wish.files or self.files
 
+    def unmergeable(self, wish: TableWish, *, has_key: bool) -> str:
+        """Why a table is not merged though the job says so for all its tables; empty where it is, or need not be.
+
+        ``merge`` at the top means what can be merged; at a table it is a demand.
+        """
+        if wish.write is not None or self.write.disposition != "merge":
+            return ""
+        if self.target.format != "delta":
+            return "Parquet files are not merged"
+        return "" if has_key else "rows of a table without a key are not merged"
+
     def write_of(self, wish: TableWish, *, has_key: bool) -> tuple[Disposition, str]:
         """Disposition and what to do about deletes, with the defaults of the table's mode filled in."""
         write = wish.write or self.write
-        if write.disposition is not None:
+        if write.disposition is not None and not self.unmergeable(wish, has_key=has_key):
             return write.disposition, write.deletes
         if wish.mode == "full":
             return "replace", write.deletes

@@ -306,6 +306,9 @@ class _Planned:
     def _write(self, load: str, reason: str | None) -> tuple[str, str, str]:
         """Disposition, deletes, and what this commit is: the first load of an incremental table replaces."""
         disposition, deletes = self.run.job.write_of(self.wish, has_key=bool(self.shape.key))
+        why = self.run.job.unmergeable(self.wish, has_key=bool(self.shape.key))
+        if why:
+            self.warnings.append(f"write.disposition is {disposition} here, since {why}")
         if self.wish.mode == "full" or load == "increment":
             return disposition, deletes, disposition
         if self.state.exists and not self._is_ours() and not self._is_reset():
