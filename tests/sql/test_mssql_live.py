@@ -200,6 +200,9 @@ def live() -> Iterator[Live]:
             own.run("EXEC sys.sp_cdc_enable_db")
         yield own
     finally:
+        with suppress(Exception):
+            # Else the Agent's capture might be the single user that is left.
+            own.run("EXEC sys.sp_cdc_disable_db")
         given.run(f"ALTER DATABASE [{name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE", f"DROP DATABASE [{name}]")
 
 
@@ -648,10 +651,11 @@ def test_freshness(live: Live) -> None:
     shape = live.shape(name)
     with live.database.sessions(1, consistent=False) as (session,):
         assert session.age_s(shape, "a") is None
-        live.run(
-            f"INSERT INTO {table} VALUES (DATEADD(second, -100, SYSDATETIME()), "
-            "SWITCHOFFSET(DATEADD(second, -100, SYSDATETIMEOFFSET()), '+09:00'), DATEADD(second, -100, GETDATE()), 1)"
-        )
+    live.run(
+        f"INSERT INTO {table} VALUES (DATEADD(second, -100, SYSDATETIME()), "
+        "SWITCHOFFSET(DATEADD(second, -100, SYSDATETIMEOFFSET()), '+09:00'), DATEADD(second, -100, GETDATE()), 1)"
+    )
+    with live.database.sessions(1, consistent=False) as (session,):
         for column in ("a", "b", "c"):
             age = session.age_s(shape, column)
             assert age is not None and 99 < age < 160
@@ -726,7 +730,8 @@ def test_ties_at_the_boundary_in_seven_digits(live: Live) -> None:
     assert between(last, last, lookback_s=1) == [0, 1, 2, 3]
     with live.database.sessions(1, consistent=False) as (session,):
         assert session.position(shape, "watermark", "AT") == last
-        live.run(f"DELETE FROM {table}")
+    live.run(f"DELETE FROM {table}")
+    with live.database.sessions(1, consistent=False) as (session,):
         assert session.position(shape, "watermark", "at") is None
     assert first < tied
 
@@ -923,8 +928,8 @@ def test_expiry_is_seen_before_rows_are_missed(tracking: Live) -> None:
     with live.database.sessions(1, consistent=False) as (session,):
         oldest = session.oldest(shape, "tracking", None)
         assert oldest is not None and int(oldest) <= position
-        # Takes all that was tracked of the table with it, as the clean-up after the retention does.
-        live.run(f"TRUNCATE TABLE {table}", f"INSERT INTO {table} VALUES (2, 'b')")
+    # Takes all that was tracked of the table with it, as the clean-up after the retention does.
+    live.run(f"INSERT INTO {table} VALUES (3, 'c')", f"TRUNCATE TABLE {table}", f"INSERT INTO {table} VALUES (2, 'b')")
     with live.database.sessions(1, consistent=False) as (session,):
         oldest = session.oldest(shape, "tracking", None)
         assert oldest is not None and int(oldest) > position
@@ -994,10 +999,18 @@ def test_tracked_changes_through_many_writers_arrive_at_last(tracking: Live) -> 
 
 
 def capture(live: Live, name: str, instance: str, *, net: bool = True) -> None:
-    live.run(
-        f"EXEC sys.sp_cdc_enable_table @source_schema = N'{live.schema}', @source_name = N'{name}', @role_name = NULL, "
-        f"@capture_instance = N'{instance}', @supports_net_changes = {int(net)}"
-    )
+    try:
+        live.run(
+            f"EXEC sys.sp_cdc_enable_table @source_schema = N'{live.schema}', @source_name = N'{name}', "
+            f"@role_name = NULL, @capture_instance = N'{instance}', @supports_net_changes = {int(net)}"
+        )
+    except Exception as error:
+        # That the Agent does not run, and so cannot be told of its jobs, may come as an error; the instance is there.
+        made = live.run("SELECT COUNT(*) FROM cdc.change_tables WHERE capture_instance = ?", parameters=(instance,))
+        if made != [(1,)]:
+            if "Agent" in str(error):
+                pytest.skip(f"CDC cannot be switched on for a table without SQL Server Agent: {error}")
+            raise
 
 
 def captured(live: Live, instance: str, least: int) -> None:

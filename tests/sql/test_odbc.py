@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from shared.clients.sql.classify import Record
 from shared.clients.sql.conform import arrow_schema, conform
 from shared.clients.sql.connection import parse_connection
 from shared.clients.sql.dialect import DriverConnection, Statement
 from shared.clients.sql.odbc import OdbcConnection, OdbcDriver, long_rows
-from shared.clients.sql.odbc_blocks import _C_WCHAR, BlockReader, BoundColumn, _array, layout
+from shared.clients.sql.odbc_blocks import _C_WCHAR, BlockReader, BoundColumn, _array, is_failure, layout
 from shared.errors import ConnectionLost, IntegrityMismatch, TransientError, Unsupported
 from shared.ports.tables import LakeColumn
 from tests.support.postgres import PostgresDatabase, odbc_missing
@@ -274,3 +275,11 @@ def test_half_of_a_pair_is_told_even_where_the_next_row_has_the_other_half(value
 
     with pytest.raises(Unsupported, match="no Unicode"):
         _array(COLUMN, cells, lengths, len(values))
+
+
+@pytest.mark.parametrize(
+    ("states", "is_lost"),
+    [((), False), (("01004",), False), (("01000", "01003"), False), (("01S01",), True), (("01000", "22012"), True)],
+)
+def test_a_block_of_which_a_row_failed_is_no_block(states: tuple[str, ...], is_lost: bool) -> None:
+    assert is_failure([Record(state, 0, "") for state in states]) is is_lost

@@ -233,7 +233,7 @@ def test_a_type_that_one_column_cannot_hold(
 def test_a_variant_is_written_by_what_it_holds() -> None:
     value, base = tsql_types.projected("sql_variant", "t.[c]", Types())
     assert base == "CAST(SQL_VARIANT_PROPERTY(t.[c], 'BaseType') AS nvarchar(128))"
-    assert "IN ('float', 'real') THEN CONVERT(nvarchar(max), CAST(t.[c] AS float), 3)" in value
+    assert f"WHEN {base} IN ('float', 'real') THEN CONVERT(nvarchar(max), CAST(t.[c] AS float), 3)" in value
     assert "IN ('smalldatetime', 'datetime2') THEN CONVERT(nvarchar(max), CAST(t.[c] AS datetime2(7)), 126)" in value
     assert (
         "IN ('binary', 'varbinary', 'timestamp') THEN CONVERT(nvarchar(max), CAST(t.[c] AS varbinary(8000)), 1)"
@@ -288,12 +288,13 @@ def test_the_catalogs_type_as_text_and_back(
         ("date", "0001-01-01", "CONVERT(date, '0001-01-01', 23)"),
         ("time(7)", "23:59:59.9999999", "CAST('23:59:59.9999999' AS time(7))"),
         ("datetime", "2024-01-01T00:00:00.003", "CONVERT(datetime, '2024-01-01T00:00:00.003', 126)"),
+        ("smalldatetime", "2024-01-01T00:00:30.1234567", "CONVERT(smalldatetime, '2024-01-01T00:00:30.123', 126)"),
         ("datetime2(7)", "2024-01-01", "CONVERT(datetime2(7), '2024-01-01T00:00:00', 126)"),
         ("datetime2(3)", "2024-01-01 10:20", "CONVERT(datetime2(3), '2024-01-01T10:20:00', 126)"),
         ("datetimeoffset(7)", "2024-01-01T10:20:30.1234567Z",
          "CONVERT(datetimeoffset(7), '2024-01-01T10:20:30.1234567Z', 127)"),
         ("datetimeoffset(7)", "2024-01-01T10:20:30+05:30",
-         "CONVERT(datetimeoffset(7), '2024-01-01T10:20:30+05:30', 126)"),
+         "CONVERT(datetimeoffset(7), '2024-01-01T10:20:30+05:30', 127)"),
         ("uniqueidentifier", "6f9619ff-8b86-d011-b42d-00c04fc964ff",
          "CAST('6f9619ff-8b86-d011-b42d-00c04fc964ff' AS uniqueidentifier)"),
         ("binary(4)", "0xDEADBEEF", "CAST(0xDEADBEEF AS binary(4))"),
@@ -353,6 +354,7 @@ def test_types_without_an_order_to_rely_on_bound_nothing(dialect: TSqlDialect, t
     ("text", "sql"),
     [
         ("float", "CONVERT(varchar(30), k, 3)"),
+        ("real", "CONVERT(varchar(30), CAST(k AS float), 3)"),
         ("money", "CONVERT(varchar(41), k, 2)"),
         ("datetimeoffset(7)", "CONVERT(varchar(34), k, 127)"),
         ("datetime", "CONVERT(varchar(27), k, 126)"),
@@ -477,6 +479,8 @@ def _mod(value: str) -> str:
         ("double", _mod("CAST(CONVERT(binary(8), CAST(q.[c] AS float)) AS bigint)")),
         ("string", "(CAST(SUBSTRING(HASHBYTES('MD5', CAST(q.[c] AS nvarchar(max))), 1, 4) AS bigint) & 2147483647)"),
         ("binary", "(CAST(SUBSTRING(HASHBYTES('MD5', q.[c]), 1, 4) AS bigint) & 2147483647)"),
+        ("decimal128(38, 38)", "CAST(((CAST(REPLACE(CONVERT(varchar(41), q.[c]), '0.', '') AS decimal(38,0)) "
+         "% 2147483647) + 2147483647) % 2147483647 AS bigint)"),
         ("decimal128(38, 10)", "CAST(((CAST(REPLACE(CONVERT(varchar(41), q.[c]), '.', '') AS decimal(38,0)) "
          "% 2147483647) + 2147483647) % 2147483647 AS bigint)"),
     ],
@@ -589,15 +593,14 @@ def test_positions_of_cdc(dialect: TSqlDialect) -> None:
     assert dialect.position(shape(), "cdc", None).sql == (
         "SELECT CONVERT(varchar(22), CASE WHEN p.last IS NULL OR p.last < p.since THEN p.since ELSE p.last END, 1) "
         "FROM (SELECT sys.fn_cdc_get_max_lsn() AS last, "
-        "sys.fn_cdc_decrement_lsn(sys.fn_cdc_get_min_lsn(N'dbo_Orders')) AS since) AS p"
+        "sys.fn_cdc_decrement_lsn(NULLIF(sys.fn_cdc_get_min_lsn(N'dbo_Orders'), 0x00000000000000000000)) AS since) AS p"
     )
     two = shape(captures=(CAPTURE, Capture("new", ("Id", "Name"), True, LSN_9)))
     assert dialect.position(two, "cdc", None).sql == "SELECT CONVERT(varchar(22), sys.fn_cdc_get_max_lsn(), 1)"
     oldest = dialect.oldest(two, "cdc", "dbo_Orders")
     assert oldest is not None and oldest.sql == (
-        "SELECT CONVERT(varchar(22), CASE WHEN p.first = 0x00000000000000000000 THEN 0xFFFFFFFFFFFFFFFFFFFF "
-        "ELSE sys.fn_cdc_decrement_lsn(p.first) END, 1) "
-        "FROM (SELECT sys.fn_cdc_get_min_lsn(N'dbo_Orders') AS first) AS p"
+        "SELECT CONVERT(varchar(22), COALESCE(sys.fn_cdc_decrement_lsn(NULLIF("
+        "sys.fn_cdc_get_min_lsn(N'dbo_Orders'), 0x00000000000000000000)), 0xFFFFFFFFFFFFFFFFFFFF), 1)"
     )
 
 

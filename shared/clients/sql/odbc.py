@@ -75,6 +75,8 @@ class OdbcDriver:
         )
         if self._connection.dialect == "mssql":
             opened.timeout = self._statement_timeout_s
+            # As the driver's char it would be in the encoding of the process's locale, whatever that can hold.
+            opened.setdecoding(pyodbc.SQL_CHAR, encoding="utf-16le", ctype=pyodbc.SQL_WCHAR)
             return OdbcConnection(opened, _LONGEST_MSSQL)
         # Its driver knows timeouts of statements only as the server's own setting.
         connection = OdbcConnection(opened, UNBOUNDED_POSTGRESQL - 1)

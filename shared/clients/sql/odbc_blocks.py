@@ -156,8 +156,8 @@ class BlockReader:
                 if code == _NO_DATA:
                     return
                 # That a value was cut off comes as a warning; the lengths tell it too, and of which column.
-                if code not in (_SUCCESS, _SUCCESS_WITH_INFO):
-                    raise DriverError(_records(handle))
+                if code != _SUCCESS and (code != _SUCCESS_WITH_INFO or is_failure(_records(handle))):
+                    raise _error(handle)
                 rows = self._fetched.value
                 arrays = [
                     _array(column, self._values[number], self._lengths[number], rows)
@@ -176,7 +176,16 @@ class BlockReader:
 
 def _check(cursor: "pyodbc.Cursor", code: int) -> None:
     if code not in (_SUCCESS, _SUCCESS_WITH_INFO):
-        raise DriverError(_records(cursor.hstmt))
+        raise _error(cursor.hstmt)
+
+
+def is_failure(records: Sequence[Record]) -> bool:
+    """Whether a block that came with these is not whole: where a row of it failed, the fetch itself may succeed."""
+    return any(record.state[:2] != "01" or record.state == "01S01" for record in records)
+
+
+def _error(handle: ctypes.c_void_p | None) -> DriverError:
+    return DriverError(_records(handle) or [Record("HY000", 0, "")])
 
 
 def _records(handle: ctypes.c_void_p | None) -> list[Record]:
@@ -191,7 +200,7 @@ def _records(handle: ctypes.c_void_p | None) -> list[Record]:
             break
         said = text.raw[: 2 * max(0, min(length.value, 2047))].decode("utf-16-le", "replace")
         records.append(Record(state.raw[:10].decode("utf-16-le", "replace"), native.value, said))
-    return records or [Record("HY000", 0, "")]
+    return records
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------

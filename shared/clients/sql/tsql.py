@@ -80,7 +80,8 @@ OUTER APPLY (SELECT
 WHERE s.name = ? AND o.name = ? AND o.type IN ('U', 'V')"""
 
 _COLUMNS = """\
-SELECT c.name, CASE WHEN c.system_type_id = 240 THEN TYPE_NAME(c.user_type_id) ELSE TYPE_NAME(c.system_type_id) END,
+SELECT c.name, TYPE_NAME(CASE WHEN c.system_type_id = 240 OR c.user_type_id < 256 THEN c.user_type_id
+  ELSE c.system_type_id END),
  CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.is_nullable, c.collation_name,
  c.is_identity, c.is_computed, c.encryption_type, c.is_masked, k.key_ordinal, c.system_type_id
 FROM sys.columns AS c
@@ -376,9 +377,12 @@ class TSqlDialect(Dialect):
             return _hashed(f"CAST({value} AS nvarchar(max))")
         if kind == "binary":
             return _hashed(value)
-        assert decimal_of(kind), kind
-        # Its digits as one whole number: a product with a power of ten would not fit 38 digits.
-        digits = f"CAST(REPLACE(CONVERT(varchar(41), {value}), '.', '') AS decimal(38,0))"
+        decimal = decimal_of(kind)
+        assert decimal, kind
+        # Its digits as one whole number: a product with a power of ten would not fit 38 digits, nor would the zero
+        # before the point, where all digits stand behind it.
+        point = "0." if decimal[0] == decimal[1] else "."
+        digits = f"CAST(REPLACE(CONVERT(varchar(41), {value}), '{point}', '') AS decimal(38,0))"
         return f"CAST((({digits} % {P}) + {P}) % {P} AS bigint)"
 
     def _rule(self, selection: Selection, rule: RowRule, number: int) -> tuple[str, str]:

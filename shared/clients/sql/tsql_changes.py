@@ -46,6 +46,8 @@ ROWVERSION_POSITION = (
 )
 _NEVER = "9223372036854775807"
 _GREATEST_LSN = "0xFFFFFFFFFFFFFFFFFFFF"
+# What is told of a capture that is gone; the LSN before it is, by the server's arithmetic, the greatest.
+_NO_LSN = "0x00000000000000000000"
 _LSN = re.compile(r"0x[0-9A-Fa-f]{20}")
 _OPERATIONS = {1: "delete", 2: "insert", 4: "update"}
 
@@ -131,7 +133,8 @@ def captured_position(shape: TableShape) -> str:
     _check_captured(shape, None)
     if len(shape.captures) > 1:
         return "SELECT CONVERT(varchar(22), sys.fn_cdc_get_max_lsn(), 1)"
-    since = f"sys.fn_cdc_decrement_lsn(sys.fn_cdc_get_min_lsn({_text(shape.captures[0].name)}))"
+    first = f"sys.fn_cdc_get_min_lsn({_text(shape.captures[0].name)})"
+    since = f"sys.fn_cdc_decrement_lsn(NULLIF({first}, {_NO_LSN}))"
     return (
         "SELECT CONVERT(varchar(22), CASE WHEN p.last IS NULL OR p.last < p.since THEN p.since ELSE p.last END, 1) "
         f"FROM (SELECT sys.fn_cdc_get_max_lsn() AS last, {since} AS since) AS p"
@@ -140,21 +143,22 @@ def captured_position(shape: TableShape) -> str:
 
 def captured_oldest(shape: TableShape, capture: str | None) -> str:
     """The position before the first that is left; a capture that is gone has none left."""
-    name = _text(_check_captured(shape, capture).name)
-    return (
-        f"SELECT CONVERT(varchar(22), CASE WHEN p.first = 0x00000000000000000000 THEN {_GREATEST_LSN} "
-        f"ELSE sys.fn_cdc_decrement_lsn(p.first) END, 1) FROM (SELECT sys.fn_cdc_get_min_lsn({name}) AS first) AS p"
-    )
+    return f"SELECT {_since(_check_captured(shape, capture).name)}"
 
 
 def capture_since(name: str) -> str:
     """Of a capture, the oldest position, and whether the order of commands can be read from its own table."""
     table = _text(f"[cdc].{_q(name + '_CT')}")
     return (
-        f"SELECT CONVERT(varchar(22), sys.fn_cdc_decrement_lsn(sys.fn_cdc_get_min_lsn({_text(name)})), 1), "
+        f"SELECT {_since(name)}, "
         f"CASE WHEN COL_LENGTH({table}, N'__$command_id') IS NOT NULL "
         f"AND HAS_PERMS_BY_NAME({table}, N'OBJECT', N'SELECT') = 1 THEN 1 ELSE 0 END"
     )
+
+
+def _since(name: str) -> str:
+    first = f"sys.fn_cdc_get_min_lsn({_text(name)})"
+    return f"CONVERT(varchar(22), COALESCE(sys.fn_cdc_decrement_lsn(NULLIF({first}, {_NO_LSN})), {_GREATEST_LSN}), 1)"
 
 
 def captured_rows(shape: TableShape, window: Window) -> str:

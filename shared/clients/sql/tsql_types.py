@@ -260,10 +260,9 @@ def _variant(value: str) -> str:
         (("uniqueidentifier",), f"LOWER(CONVERT(nvarchar(36), CAST({value} AS uniqueidentifier)))"),
         (("char", "varchar"), f"CAST(CAST({value} AS varchar(8000)) AS nvarchar(max))"),
     ]
-    whens = " ".join(
-        f"WHEN SQL_VARIANT_PROPERTY({value}, 'BaseType') IN ({', '.join(repr(name) for name in names)}) THEN {sql}"
-        for names, sql in cases
-    )
+    # As a variant itself the name would be compared by collation first: it equals no text of another one.
+    base = _beside_projections[BASE_TYPE_SUFFIX](value)
+    whens = " ".join(f"WHEN {base} IN ({', '.join(repr(name) for name in names)}) THEN {sql}" for names, sql in cases)
     # A variant is cast to no type without a length.
     return f"CASE {whens} ELSE CAST({value} AS nvarchar(4000)) END"
 
@@ -286,7 +285,7 @@ def as_text(column: str, text: str, value: str) -> str:
     if name in _DECIMALS:
         return f"CONVERT(varchar(41), {value}, 2)"
     if name in ("float", "real"):
-        return f"CONVERT(varchar(30), {value}, 3)"
+        return f"CONVERT(varchar(30), {value if name == 'float' else f'CAST({value} AS float)'}, 3)"
     if name == "date":
         return f"CONVERT(varchar(10), {value}, 23)"
     if name == "time":
@@ -329,10 +328,9 @@ def literal(column: str, text: str, value: str) -> str:
     if name == "time" and _TIME.fullmatch(value):
         return f"CAST('{value}' AS {declared})"
     if name in _MOMENTS and (moment := _MOMENT.fullmatch(value)) and _is_day(moment[1]) and not moment[5]:
-        return f"CONVERT({declared}, '{_iso(moment, 3 if name == 'datetime' else 7)}', 126)"
+        return f"CONVERT({declared}, '{_iso(moment, 7 if name == 'datetime2' else 3)}', 126)"
     if name == "datetimeoffset" and (moment := _MOMENT.fullmatch(value)) and _is_day(moment[1]):
-        zone = moment[5] or "Z"
-        return f"CONVERT({declared}, '{_iso(moment, 7)}{zone}', {127 if zone == 'Z' else 126})"
+        return f"CONVERT({declared}, '{_iso(moment, 7)}{moment[5] or 'Z'}', 127)"
     if name == "uniqueidentifier" and _GUID.fullmatch(value):
         return f"CAST('{value}' AS uniqueidentifier)"
     if name in _BINARY and not kind.is_long and (digits := _HEX.fullmatch(value)):
