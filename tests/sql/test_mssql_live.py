@@ -1011,13 +1011,19 @@ def capture(live: Live, name: str, instance: str, *, net: bool = True) -> None:
             if "Agent" in str(error):
                 pytest.skip(f"CDC cannot be switched on for a table without SQL Server Agent: {error}")
             raise
+    # Beside a capture that is running, the server does not know for some seconds where a new one begins.
+    _captures_until(live, f"SELECT CASE WHEN sys.fn_cdc_get_min_lsn(N'{instance}') > 0x00 THEN 1 ELSE 0 END", 1)
 
 
 def captured(live: Live, instance: str, least: int) -> None:
     """Waits until so many rows of the log are in the capture's table."""
+    _captures_until(live, f"SELECT COUNT(*) FROM [cdc].[{instance}_CT]", least)
+
+
+def _captures_until(live: Live, asked: str, least: int) -> None:
     until = time.monotonic() + 120
     while True:
-        if live.run(f"SELECT COUNT(*) FROM [cdc].[{instance}_CT]")[0][0] >= least:
+        if live.run(asked)[0][0] >= least:
             return
         if time.monotonic() > until:
             pytest.skip(
