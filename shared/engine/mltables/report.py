@@ -283,6 +283,7 @@ border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}table.fac
 .review,.skipped,.planned{background:#fff4d6;color:#6b4e00}.no,.failed,.missing{background:#fde7e7;color:#8a1212}
 td.state{border-radius:.3rem}pre{background:#f4f4f6;padding:.8rem;overflow:auto}ins{background:#d7f5dd;
 text-decoration:none}del{background:#fbdada;text-decoration:none}
+th,td.state{white-space:nowrap}td:first-child{min-width:9rem}
 @media(prefers-color-scheme:dark){body{background:#17171a;color:#eee}th,td{border-color:#333}pre{background:#222}
 ins,del{color:#111}}
 """

@@ -209,6 +209,7 @@ h1{font-size:1.5rem}table{border-collapse:collapse;width:100%}th,td{text-align:l
 border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}table.facts th{width:16rem}
 .success{background:#e6f4ea;color:#12612b}.planned{background:#fff4d6;color:#6b4e00}
 .failed{background:#fde7e7;color:#8a1212}td.state{border-radius:.3rem}
+th,td.state,td.state~td:not(td.state~td~td~td~td){white-space:nowrap}tbody td:first-child{min-width:9rem}
 @media(prefers-color-scheme:dark){body{background:#17171a;color:#eee}th,td{border-color:#333}}
 """
 
