@@ -14,6 +14,8 @@ from shared.model.steps import Counts, Verification, no_counts, no_verification
 _BUDGET_S = 120.0
 _READERS = 128
 _READ_ATTEMPTS = 4
+# Read by one step, or one file where it is larger: at 50 MB/s, a few minutes.
+_STEP_BYTES = 16 * 1024**3
 _SHARE_SCALE = 2**32
 
 # Codes of records that verification overruled; what they mean for the ledger is that the lake must be asked again.
@@ -70,9 +72,8 @@ async def verify_page(
                           f"the lake shows {found['size_bytes']} bytes, not {record['size_bytes']}")  # fmt: skip
     chosen = [r for r in records if _is_chosen(run.records.run, r["path"], sample_share)]
     while position < len(chosen) and time.monotonic() - started_s < _BUDGET_S:
-        group = [
-            r for r in chosen[position : position + _READERS] if r["path"] not in overruled and r["path"] not in known
-        ]
+        following = _reach(chosen, position)
+        group = [r for r in chosen[position:following] if r["path"] not in overruled and r["path"] not in known]
         for record, found_hash in zip(group, await asyncio.gather(*(_read(run, r) for r in group)), strict=True):
             if found_hash is None:
                 result["unreadable"] += 1
@@ -83,7 +84,7 @@ async def verify_page(
                 result["hash_mismatches"] += 1
                 _overrule(overruled, record, WRONG_HASH,
                           f"the bytes in the lake have MD5 {found_hash}, not {record['hash']}")  # fmt: skip
-        position += _READERS
+        position = following
     await run.records.put_verdicts(page, first, list(overruled.values()))
     counts = no_counts()
     for record in records:
@@ -93,6 +94,14 @@ async def verify_page(
             # Only what a transfer settled was counted in bytes; see transfer_batch.
             counts["bytes_done"] -= record["size_bytes"] if record["attempts"] else 0
     return result, counts, position if position < len(chosen) else None
+
+
+def _reach(chosen: list[FileRecord], position: int) -> int:
+    """Up to where files are read at once: one at least, and no more of them or of their bytes than a step takes."""
+    end, left = position + 1, _STEP_BYTES - chosen[position]["size_bytes"]
+    while end < min(position + _READERS, len(chosen)) and (left := left - chosen[end]["size_bytes"]) >= 0:
+        end += 1
+    return end
 
 
 def _overrule(overruled: dict[str, FileRecord], record: FileRecord, code: str, detail: str) -> None:

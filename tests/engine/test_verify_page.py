@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,31 @@ async def test_steps_of_a_page_leave_no_file_out(
     }  # fmt: skip
     assert counts == {"failed": 3, "uploaded": -2, "skipped": -1, "bytes_done": -27}
     assert await codes(run) == {"f01": "missing_in_lake", "f04": "size_mismatch", "f07": "integrity_mismatch"}
+
+
+async def test_a_step_reads_no_more_at_once_than_an_activity_has_time_for(
+    run: FilesRun, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many very large files a page has, one of them a step is enough to come to its end."""
+    monkeypatch.setattr(verifying, "_STEP_BYTES", 2 * len(FILES["f00"]))
+    read, begun = run.lake.read, 0
+
+    def watched(path: str, size_bytes: int = 0) -> Any:
+        nonlocal begun
+        begun += 1
+        return read(path, size_bytes)
+
+    monkeypatch.setattr(run.lake, "read", watched)
+    ticks = itertools.count()
+    monkeypatch.setattr(verifying, "time", SimpleNamespace(monotonic=lambda: next(ticks) * 100.0))
+    await survey_target(run, "after", 0, None)
+    position: int | None = 0
+    steps: list[int] = []
+    while position is not None:
+        begun = 0
+        _, _, position = await verify_page(run, "p00001", "after", position, 1.0)
+        steps.append(begun)
+    assert steps == [2, 2, 2, 2, 2]
 
 
 async def test_a_sound_page_passes(run: FilesRun) -> None:
