@@ -1,6 +1,7 @@
 """One way to send a request: token, pool, Retry-After for the whole process, a bounded number of attempts."""
 
 import asyncio
+import math
 import random
 import ssl
 import time
@@ -72,10 +73,16 @@ class Pacing:
         """Seconds until requests may be sent; 0 or less if they may be."""
         return self._not_before_s - time.monotonic()
 
-    async def turn(self) -> None:
-        """Wait until requests may be sent."""
+    async def turn(self, until_s: float = math.inf) -> bool:
+        """Wait until requests may be sent; False, and at once, where that is after ``until_s`` (monotonic).
+
+        A pause may become longer while it is waited for.
+        """
         while (wait_s := self.left_s()) > 0:
+            if time.monotonic() + wait_s > until_s:
+                return False
             await self._sleep(wait_s + random.random() * self._spread_s)  # noqa: S311 - spreads load
+        return True
 
     async def spend(self, size_bytes: int, bytes_per_s: int | None) -> None:
         """Wait until ``size_bytes`` fit under the cap. Callers are served in the order in which they come."""
@@ -160,11 +167,10 @@ class Transport:
         attempt = 0
         while True:
             attempt += 1
-            left_s = self.pacing.left_s()
-            if time.monotonic() - started_s + left_s > BUDGET_S:
+            if not await self.pacing.turn(started_s + BUDGET_S):
                 # A pause for durable timers: an activity that slept through it would run into its timeout.
+                left_s = self.pacing.left_s()
                 raise Throttled("the service asked for a long pause", subject=subject, retry_after_s=left_s)
-            await self.pacing.turn()
             token = await self.tokens.get()
             try:
                 return await once(attempt)

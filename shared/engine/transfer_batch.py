@@ -106,6 +106,9 @@ class _Batch:
             stopped = await self._move_all(pending)
         if pending:
             await self._save()
+        if stopped is not None:
+            # Nobody may ever take up what was handed back.
+            await self.run.lake.close_parked()
         level = self.run.lake.concurrency()
         concurrency: Concurrency = {"level": level.level, "reason": level.reason}
         if changes := [change for change in level.changes if change not in levels_before]:
@@ -273,8 +276,7 @@ class _Batch:
                     return same
             # Empty where the listing before the run showed nothing: an upload of this batch that broke off.
             own_leftover = action == "create" and self.lake_known and found is not None and not found.size_bytes
-            # Put Blob leaves nothing half-way, so what is empty is somebody else's.
-            own_leftover = own_leftover and self.run.job.limits.upload_sequence != "put_blob"
+            own_leftover = own_leftover and self._may_leave_empty(item)
             if self.run.job.existing == "fail" and found is not None:
                 if not own_leftover and not item["own"]:
                     raise TargetConflict("another file is there already", code="target_exists", subject=path)
@@ -321,7 +323,7 @@ class _Batch:
                 finally:
                     if content is not None:
                         await content.close()
-                size_bytes = content.size_bytes
+                size_bytes, content = content.size_bytes, None
                 await room.widen(size_bytes)
 
     async def _read_ahead(self, item: PlannedItem) -> OpenItem:
@@ -402,8 +404,15 @@ class _Batch:
         with suppress(MigrationError):
             found = await self.run.lake.properties(path)
             is_empty = found is not None and not found.is_directory and not found.size_bytes and item["size_bytes"]
-            if found is not None and is_empty and self._is_new(found):
+            if found is not None and is_empty and self._is_new(found) and self._may_leave_empty(item):
                 await self.run.lake.delete(path, etag=found.etag)
+
+    def _may_leave_empty(self, item: PlannedItem) -> bool:
+        """Whether an upload that broke off leaves an empty file in its place; else what is there is somebody's.
+
+        Put Blob leaves nothing half-way, and what is written in parts is staged.
+        """
+        return self.run.job.limits.upload_sequence != "put_blob" and item["size_bytes"] <= self.part_bytes
 
     def _is_new(self, found: LakeProperties) -> bool:
         """Whether a file that was to be created came to be since the run began."""

@@ -389,6 +389,9 @@ class LakeStore(Protocol):
         Readers meet the file whole, or not at all with ``new``. Raises as ``create`` and ``replace`` do.
         """
 
+    async def close_parked(self) -> None:
+        """Close what is held open for uploads that were handed back; they are opened again if they go on."""
+
     async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
         """Let the service read the file by itself. Raises Unsupported where it does not, with nothing written."""
 

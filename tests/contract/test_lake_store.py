@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -532,6 +533,57 @@ async def test_of_a_file_that_became_longer_no_more_is_read_than_tells_it_apart(
     assert b"".join([block async for block in lake.folder.read("f", 5)]) == b"12345"
 
 
+async def test_of_a_file_that_became_empty_nothing_is_read(lake: Lake) -> None:
+    """The service answers 416, which says nothing against the run as a whole."""
+    await lake.folder.create("f", Content(b""))
+    assert b"".join([block async for block in lake.folder.read("f", 5)]) == b""
+
+
+async def test_what_stands_there_in_place_of_a_lost_file_is_not_taken_for_it(lake: Lake) -> None:
+    """Somebody removed what was staged; at its place stands a file of the same size, of whom no hash is stored."""
+    rename = lake.onelake.transport.send
+
+    async def removed_before(method: str, url: str, **given: Any) -> Any:
+        if "mode=legacy" in url:
+            lake.onelake.transport.send = rename  # type: ignore[method-assign]
+            staged = next(path for path in lake.on_disk() if ".olm-staging-" in path)
+            await lake.folder.delete(staged, etag="")
+        return await rename(method, url, **given)
+
+    await _create_without_a_hash(lake, "f", b"somebody's")
+    lake.onelake.transport.send = removed_before  # type: ignore[method-assign]
+    with pytest.raises(NotFound):
+        await lake.folder.replace("f", Content(b"0123456789"))
+    assert lake.on_disk() == {"f": b"somebody's"}
+
+
+async def test_a_lost_answer_to_a_rename_is_found_out_where_no_hash_is_stored(lake: Lake) -> None:
+    """By reading what stands there."""
+    properties = lake.folder.properties
+
+    async def without_hash(path: str) -> Any:
+        found = await properties(path)
+        return replace(found, md5="") if found is not None else None
+
+    lake.folder.properties = without_hash  # type: ignore[method-assign]
+    lake.faults({"operation": "rename", "fault": "reset_after", "times": 1})
+    written = await lake.folder.replace("f", Content(b"0123456789"))
+    assert written.size_bytes == 10
+    assert lake.on_disk() == {"f": b"0123456789"}
+
+
+async def _create_without_a_hash(lake: Lake, path: str, data: bytes) -> None:
+    folder, send = lake.folder, lake.onelake.transport.send
+    base = f"{folder._url(path)}"
+    version = {"x-ms-version": "2023-11-03"}
+    await send("PUT", f"{base}?resource=file", headers=version, subject=path)
+    await send("PATCH", f"{base}?action=append&position=0", headers=version, data=data, subject=path)
+    await send("PATCH", f"{base}?action=flush&position={len(data)}", headers=version, subject=path)
+    found = await folder.properties(path)
+    assert found is not None
+    assert (found.size_bytes, found.md5) == (len(data), "")
+
+
 async def test_a_name_that_the_lake_refuses_is_that_items_fault(lake: Lake) -> None:
     with pytest.raises(ItemError):
         await lake.folder.create("/".join(["d"] * 70), Content(b"1"))
@@ -609,6 +661,24 @@ async def test_what_is_sent_again_counts_against_the_bandwidth(lake: Lake, monke
     await lake.open(bandwidth=10**9).create("f", Content(b"x" * 700))
     await lake.open(bandwidth=10**9, sequence="put_blob").create("g", Content(b"x" * 300))
     assert sum(spent) == 3 * 700 + 300
+
+
+async def test_a_service_that_goes_on_refusing_holds_nobody_for_longer_than_an_activity_waits(
+    lake: Lake, clock: Clock
+) -> None:
+    """Whoever comes back first is refused again, and everybody else's pause becomes longer."""
+
+    async def refused_meanwhile(seconds: float) -> None:
+        await clock.sleep(seconds)
+        assert clock.now_s < 1000 + 2 * http.BUDGET_S
+        lake.onelake.transport.pacing.pause(10)
+
+    lake.onelake.transport.pacing = http.Pacing(refused_meanwhile)
+    lake.onelake.transport.pacing.pause(10)
+    with pytest.raises(Throttled):
+        await lake.folder.create("f", Content(b"1"))
+    assert clock.now_s <= 1000 + http.BUDGET_S
+    assert lake.on_disk() == {}
 
 
 async def test_a_bandwidth_cap_serves_callers_in_turn(clock: Clock) -> None:

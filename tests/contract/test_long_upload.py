@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared.clients.onelake.long_upload import PARKED
 from shared.clients.onelake.service import SMALL_BLOCK_BYTES
 from shared.errors import ItemError, SourceChanged, TargetConflict, TransientError
 from shared.ports import LongWritten
@@ -221,3 +222,45 @@ async def test_only_over_the_very_file(lake: Lake) -> None:
     with pytest.raises((TargetConflict, TransientError)):
         await go_on(lake, Source(), journal, new=False, only_over=was.etag)
     assert lake.on_disk() == {"d/large": b"somebody's"}
+
+
+async def test_a_staged_file_that_is_removed_before_it_is_put_in_place_begins_anew(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, journal = Source(), Journal()
+    put_in_place = lake.folder.put_in_place
+
+    async def removed_before(staging: str, *rest: Any, **options: Any) -> str:
+        monkeypatch.setattr(lake.folder, "put_in_place", put_in_place)
+        await lake.folder.delete(staging, etag="")
+        return await put_in_place(staging, *rest, **options)
+
+    monkeypatch.setattr(lake.folder, "put_in_place", removed_before)
+    with pytest.raises(TransientError) as caught:
+        await go_on(lake, source, journal)
+    assert caught.value.code == "staging_gone"
+    assert_whole(lake, await go_on(lake, source, journal))
+
+
+async def test_no_more_content_is_held_open_than_is_likely_to_be_taken_up(lake: Lake) -> None:
+    """Another process may have gone on with an upload; what was open for it here is closed some day."""
+    opened: list[Content] = []
+    closed: list[Content] = []
+
+    class Watched(Content):
+        async def close(self) -> None:
+            closed.append(self)
+
+    async def open_watched() -> Content:
+        opened.append(Watched(DATA[: 2 * SMALL_BLOCK_BYTES]))
+        return opened[-1]
+
+    for number in range(PARKED + 2):
+        handed_back = await lake.folder.upload_long(
+            f"d/large{number}", open_watched, Journal(), new=True, part_bytes=SMALL_BLOCK_BYTES, is_over=lambda: True
+        )
+        assert handed_back is None
+    assert closed == opened[:2], "those that wait for longest"
+    await lake.folder.close_parked()
+    assert closed == opened
+    assert lake.folder.parked == {}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import itertools
 import os
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,8 +346,55 @@ async def test_a_cancelled_batch_leaves_a_large_file_to_be_taken_up(
     assert outcome["cancelled"]
     assert "unfinished" not in outcome
     assert (await statuses(run)) == {"large": "planned"}
+    assert run.lake.parked == {}, "nobody may ever take it up, so no file is left open"  # type: ignore[attr-defined]
     monkeypatch.setattr(run.lake, "append_blocks", append)
     await run.records.store.delete([run.records.key("cancel")])
     assert (await deliver(run))["counts"]["uploaded"] == 1
     assert lake.on_disk() == {"large": data}
     assert sum(one["bytes"] for one in lake.effects("append")) == len(data)
+
+
+async def test_while_a_grown_file_waits_for_memory_its_content_is_not_held(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, {"grown": b"x" * 1000})
+    lake.onelake.memory = memory = ByteBudget(1200)
+    run = make_run(tmp_path, lake=lake.folder)
+    await run.records.put_batch("p00001", 0, [{**planned("grown"), "size_bytes": 10}])
+    others = await memory.take(600)
+    opened: list[weakref.ref[Any]] = []
+    is_waiting = asyncio.Event()
+    open_item, take = run.source.open, memory.take
+
+    async def watched_open(path: str, ref: str = "", *, fresh: bool = False) -> Any:
+        content = await open_item(path, ref, fresh=fresh)
+        opened.append(weakref.ref(content))
+        return content
+
+    async def watched_take(size_bytes: int) -> int:
+        if size_bytes == 1000:
+            is_waiting.set()
+        return await take(size_bytes)
+
+    monkeypatch.setattr(run.source, "open", watched_open)
+    monkeypatch.setattr(memory, "take", watched_take)
+    under_way = asyncio.create_task(deliver(run))
+    await is_waiting.wait()
+    gc.collect()
+    assert [one() for one in opened] == [None]
+    memory.give(others)
+    assert (await under_way)["counts"]["uploaded"] == 1
+
+
+async def test_an_empty_file_in_the_place_of_a_large_one_is_somebodys(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written in parts is staged, so no kill of this run leaves an empty file there."""
+    monkeypatch.setattr(transferring, "_PART_BYTES", SMALL_BLOCK_BYTES)
+    data = os.urandom(SMALL_BLOCK_BYTES + 1)
+    plant(tmp_path, {"large": data})
+    run = make_run(tmp_path, lake=lake.folder, existing="fail")
+    await run.records.put_batch("p00001", 0, [{**planned("large"), "size_bytes": len(data)}])
+    await lake.folder.create("large", Content(b""))
+    assert (await deliver(run))["counts"]["failed"] == 1
+    assert lake.on_disk() == {"large": b""}

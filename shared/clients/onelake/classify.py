@@ -28,6 +28,9 @@ _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,80})</Code>")
 COPY_REFUSED = "copy_refused"
 COPY_SOURCE_BUSY = "copy_source_busy"
 
+# Code of the error about a range behind the end of a file.
+SHORTER = "shorter_in_lake"
+
 # 400s that say what this item's path or body has, not what the whole run has.
 _ITEM_CODES = {
     "InvalidResourceName", "InvalidUri", "InvalidInput", "PathIsTooDeep", "InvalidRenameDestinationPath",
@@ -82,6 +85,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, subject: str)
             )
         missing = "parent_missing" if code == "RenameDestinationParentPathNotFound" else None
         return NotFound(f"not there ({said})", code=missing, subject=subject)
+    if status == 416:
+        return TargetConflict("the file in the lake is shorter", code=SHORTER, subject=subject)
     if status == 412:
         return TargetConflict(
             "somebody else changed the file in the lake meanwhile", code="target_changed", subject=subject

@@ -24,7 +24,7 @@ from azure.core.exceptions import HttpResponseError, ServiceRequestError, Servic
 
 from shared.clients.http import Answer
 from shared.clients.onelake.blob_listing import parse_page
-from shared.clients.onelake.classify import classify, unsupported_flush
+from shared.clients.onelake.classify import SHORTER, classify, unsupported_flush
 from shared.clients.onelake.copying import put_from_url
 from shared.clients.onelake.long_upload import LongUpload, Reading
 from shared.clients.onelake.room import Room
@@ -442,6 +442,11 @@ class LakeFolder:
         upload = LongUpload(self, path, journal, new=new, only_over=only_over, part_bytes=part_bytes, is_over=is_over)
         return await upload.carry_out(open_content)
 
+    async def close_parked(self, keep: int = 0) -> None:
+        """Close content of uploads that were handed back, but for the last ``keep``; if need be it is opened again."""
+        while len(self.parked) > keep:
+            await self.parked.pop(next(iter(self.parked))).content.close()
+
     async def create_staged(self, subject: str, path: str) -> str:
         """An empty file under a name that nobody else uses; its ETag."""
         return (await self._create_path(subject, path, None, new=False)).headers.get("ETag", "")
@@ -496,10 +501,21 @@ class LakeFolder:
             )
         except NotFound:
             found = await self.properties(path)
-            if found and found.size_bytes == written.size_bytes and found.md5 in ("", written.md5):
+            if found is not None and await self._holds(path, found, written):
                 return found.etag
             raise
         return _etag(answer.headers.get("ETag")) or await self._etag(path)
+
+    async def _holds(self, path: str, found: LakeProperties, written: Written) -> bool:
+        """Whether what stands there is what was written, by its bytes where no hash is stored with it."""
+        if found.is_directory or found.size_bytes != written.size_bytes:
+            return False
+        if found.md5:
+            return found.md5 == written.md5
+        digest = hashlib.md5(usedforsecurity=False)
+        async for block in self.read(path, found.size_bytes):
+            digest.update(block)
+        return digest.hexdigest() == written.md5
 
     async def copy(self, path: str, source: CopySource, *, new: bool) -> Written:
         """Let the service read a file from another account by itself; see :func:`copying.put_from_url`.
@@ -668,7 +684,12 @@ class LakeFolder:
         headers = {"x-ms-version": API_VERSION}
         if 0 < size_bytes <= _READ_BLOCK:
             ranged = {**headers, "Range": f"bytes=0-{size_bytes}"}
-            yield (await self._lake.transport.send("GET", self._url(path), headers=ranged, subject=path)).body
+            try:
+                yield (await self._lake.transport.send("GET", self._url(path), headers=ranged, subject=path)).body
+            except TargetConflict as error:
+                # It is empty by now.
+                if error.code != SHORTER:
+                    raise
             return
         async with self._lake.transport.stream(self._url(path), headers=headers, subject=path) as response:
             announced = response.content_length

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from shared.clients.onelake.folder import LakeFolder
 
 
+# Content of uploads that were handed back is held open for so many.
+PARKED = 64
+
+
 @dataclass
 class Reading:
     """Content that is read to ``position``, with the hash of what was read."""
@@ -83,6 +87,7 @@ class LongUpload:
             if written is None:
                 self._lake.parked[self._staging] = reading
                 is_parked = True
+                await self._lake.close_parked(keep=PARKED)
                 return None
             return await self._place(reading, written)
         except (ItemError, SourceChanged, TransientError) as error:
@@ -169,16 +174,22 @@ class LongUpload:
                 "another delivery of the item goes on with the upload", code="upload_taken_over", subject=self._path
             ) from error
         except NotFound as error:
-            await self._journal.clear()
-            raise TransientError("the staged file is gone", code="staging_gone", subject=self._path) from error
+            raise await self._staging_gone() from error
         return Written(size, reading.whole.hexdigest(), etag)
 
     async def _place(self, reading: Reading, written: Written) -> LongWritten:
         content = reading.content
         await self._note(reading, content.size_bytes, written.md5)
-        etag = await self._lake.put_in_place(self._staging, self._path, written, self._only_over, new=self._new)
+        try:
+            etag = await self._lake.put_in_place(self._staging, self._path, written, self._only_over, new=self._new)
+        except NotFound as error:
+            raise await self._staging_gone() from error
         await self._journal.clear()
         return LongWritten(content.version, content.facts, Written(written.size_bytes, written.md5, etag))
+
+    async def _staging_gone(self) -> TransientError:
+        await self._journal.clear()
+        return TransientError("the staged file is gone", code="staging_gone", subject=self._path)
 
     async def _give_up(self, error: MigrationError) -> None:
         """Where going on is no use, forget the journal, so that the next attempt begins anew."""
