@@ -96,7 +96,7 @@ class EmulatedTable:
     def left_over(self) -> list[str]:
         """Data files on the disk that no reader of any version follows, and folders of work under way."""
         known = {str(file) for file in self.files()}
-        if self.format == "delta" and known:
+        if self.format == "delta":
             for entry in (self.folder / "_delta_log").glob("*.json"):
                 for line in entry.read_text().splitlines():
                     action = json.loads(line)
