@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shared.clients.onelake import long_upload
 from shared.clients.onelake.long_upload import PARKED
 from shared.clients.onelake.service import SMALL_BLOCK_BYTES
 from shared.errors import ItemError, SourceChanged, TargetConflict, TransientError
@@ -121,6 +122,22 @@ async def test_handed_back_and_taken_up_by_another_process(lake: Lake) -> None:
         lake.folder.parked.clear()
     assert_whole(lake, done)
     assert (source.opened, sent(lake)) == (3, SIZE), "hashed again, not sent again"
+
+
+async def test_hashing_again_what_is_there_may_take_several_deliveries_too(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file so large that reading it takes longer than an activity may."""
+    source, journal = Source(), Journal()
+    for _ in range(2):
+        assert await go_on(lake, source, journal, hands_back=True) is None
+    lake.folder.parked.clear()
+    there = sent(lake)
+    monkeypatch.setattr(long_upload, "_CATCH_UP_PARTS", 1)
+    assert await go_on(lake, source, journal, hands_back=True) is None
+    assert (there, sent(lake)) == (2 * PART, there), "nothing is sent before all that is there was hashed"
+    assert_whole(lake, await go_on(lake, source, journal, hands_back=True))
+    assert (source.opened, sent(lake)) == (2, SIZE), "read on from where it was handed back"
 
 
 @pytest.mark.parametrize("dies_before", [True, False])

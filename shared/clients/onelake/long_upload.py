@@ -6,7 +6,8 @@
 3. The last flush stores the MD5 of the whole; the journal learns it; then a rename puts the file in its place.
 
 Whoever goes on asks the lake how far it got. The MD5 goes on as well where the same process does; in another one what
-was sent is read and hashed once more, which also means that it is the same version of the source, or it begins anew.
+was sent is read and hashed once more, in as many deliveries as that takes, which also means that it is the same version
+of the source, or it begins anew.
 
 Source: Path - Update, "retainUncommittedData" (docs/protocols/onelake.md, section 4); AzCopy flushes in between, too.
 """
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Content of uploads that were handed back is held open for so many.
 PARKED = 64
+# Of what is in the lake already, so many parts are hashed however late it is, or it might never come to an end.
+_CATCH_UP_PARTS = 16
 
 
 @dataclass
@@ -82,8 +85,7 @@ class LongUpload:
                 await reading.content.close()
                 reading = Reading(await open_content())
             start, etag = resumed or await self._begin(known, reading)
-            await self._catch_up(reading, start)
-            written = await self._append_parts(reading, etag)
+            written = await self._append_parts(reading, etag) if await self._catch_up(reading, start) else None
             if written is None:
                 self._lake.parked[self._staging] = reading
                 is_parked = True
@@ -139,15 +141,19 @@ class LongUpload:
             "position": position, "md5": md5, "facts": facts,
         })  # fmt: skip
 
-    async def _catch_up(self, reading: Reading, start: int) -> None:
-        """Hash what is in the lake already, from the source."""
+    async def _catch_up(self, reading: Reading, start: int) -> bool:
+        """Hash what is in the lake already, from the source; False where the time was up before."""
         block = block_bytes(reading.content.size_bytes)
+        least = reading.position + _CATCH_UP_PARTS * self._part_bytes
         while reading.position < start:
+            if reading.position >= least and self._is_over():
+                return False
             data = await reading.content.read(min(block, start - reading.position))
             if not data:
                 raise SourceChanged(f"ended at {reading.position} bytes", subject=self._path)
             await asyncio.to_thread(reading.whole.update, data)
             reading.position += len(data)
+        return True
 
     async def _append_parts(self, reading: Reading, etag: str) -> Written | None:
         """Append to the end, part by part; the staged file, or None where the time was up before."""
