@@ -184,10 +184,20 @@ class ParquetLakeTable:
         before = loaded.current.folders
         folder = commit.run if commit.run not in before else f"{commit.run}-{commit.number}"
         ready = f"_commit-{self._mark}-{commit.number}"
-        await self._gather(commit, ready)
-        await self._write_record(commit, ready, folder)
-        await self._tree.rename_folder(ready, folder)
-        return self._committed((await self._settle()).current, commit)
+        try:
+            await self._gather(commit, ready)
+            await self._write_record(commit, ready, folder)
+            await self._tree.rename_folder(ready, folder)
+        except (NotFound, TargetConflict):
+            # Where the same commit is carried out twice at once, one finds that the other was faster.
+            current = (await self._settle()).current
+            if current.applied(self._owner) < commit.number:
+                raise
+            return self._committed(current, commit, already=True)
+        current = (await self._settle()).current
+        if current.applied(self._owner) < commit.number:
+            raise ServiceUnavailable("a commit was made and cannot be found again", code="commit_lost", subject=folder)
+        return self._committed(current, commit)
 
     async def _gather(self, commit: TableCommit, ready: str) -> None:
         """Exactly the files of the commit into a folder that no writer knows of."""
@@ -203,7 +213,13 @@ class ParquetLakeTable:
                 there = await self._tree.properties(f"{ready}/{name}")
                 if there is None:
                     was = Written(part.size_bytes, part.md5, part.etag)
-                    await self._tree.move(self._staged(part), f"{ready}/{name}", was)
+                    try:
+                        await self._tree.move(self._staged(part), f"{ready}/{name}", was)
+                    except (NotFound, TargetConflict):
+                        # Another delivery of this commit has moved it meanwhile.
+                        there = await self._tree.properties(f"{ready}/{name}")
+                        if there is None or (there.size_bytes, there.md5) != (part.size_bytes, part.md5):
+                            raise
                 elif (there.size_bytes, there.md5) != (part.size_bytes, part.md5):
                     raise IntegrityMismatch("a file is not what was written", subject=part.path)
 
@@ -226,9 +242,10 @@ class ParquetLakeTable:
             "size_bytes": sum(part.size_bytes for part in commit.parts),
             "files": {_name(part): {"rows": part.rows, "md5": part.md5} for part in commit.parts},
         }
-        path = f"{ready}/{RECORD}"
-        there = await self._tree.properties(path)
-        await self._tree.put(path, json.dumps(record, indent=1).encode(), only_over=there.etag if there else None)
+        path, data = f"{ready}/{RECORD}", json.dumps(record, indent=1).encode()
+        if await self._tree.read_whole(path) != data:
+            there = await self._tree.properties(path)
+            await self._tree.put(path, data, only_over=there.etag if there else None)
 
     def _committed(self, current: _Current, commit: TableCommit, *, already: bool = False) -> Committed:
         job = current.jobs[self._owner]
@@ -254,6 +271,9 @@ class ParquetLakeTable:
                 continue
             files = [one for one in await self._tree.entries(entry.path, recursive=True) if not one.is_directory]
             gone = [one for one in files if _base(one.path) not in kept]
+            if len(gone) < len(files):
+                # Without it what is about to be renamed would be a folder that no commit speaks of.
+                gone = [one for one in gone if _base(one.path) != RECORD]
             if len(gone) == len(files):
                 await self._tree.delete_folder(entry.path)
             else:

@@ -47,8 +47,12 @@ class Cursor:
 
 
 async def load_cursor(store: RunStore, key: str) -> Cursor | None:
+    """None where there is none, or none that can be read: what is in the lake says it then."""
     data = await store.get(key)
-    return Cursor(**json.loads(data)) if data is not None else None
+    try:
+        return Cursor(**json.loads(data)) if data is not None else None
+    except (ValueError, TypeError):
+        return None
 
 
 async def save_cursor(store: RunStore, key: str, cursor: Cursor) -> None:

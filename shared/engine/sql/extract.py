@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.engine.sql import quality, sums
-from shared.engine.sql.plan_table import CHANGE_TYPES
+from shared.engine.sql.plan_table import CHANGE_TYPES, reached
 from shared.engine.sql.run import SqlRun, columns_of, shape_of
 from shared.engine.sql.sessions import SessionThread, opened
 from shared.engine.sql.ties import Ties, load_seen
@@ -52,18 +52,19 @@ async def extract_slice(run: SqlRun, table: int, turn: int, number: int) -> SqlC
         ItemError: the table cannot be migrated.
         Cancelled: the run is to end.
     """
-    done = await run.records.slice_result(table, turn, number)
+    decided = await run.records.decided(table, turn)
+    done = await run.records.slice_result(table, turn, number, decided["token"])
     if done is None:
-        decided = await run.records.decided(table, turn)
         shape = shape_of(decided["shape"])
         consistent = run.facts.snapshots
         async with opened(run.database, 1, consistent=consistent, shape=shape) as sessions:
             reading = _Reading(run, table, turn, decided, shape, decided["upto"], streams=decided["parallel"])
+            await reading.check_reach(sessions[0])
             ages = await reading.ages(sessions[0]) if number == 0 else {}
             async with reading.shown(number):
                 result = await reading.slice(sessions[0], number)
         document = {"upto": decided["upto"], "ages": ages, "slices": [result]}
-        done = await run.records.put_slice(table, turn, number, document)
+        done = await run.records.put_slice(table, turn, number, decided["token"], document)
     return _counts(done)
 
 
@@ -72,9 +73,9 @@ async def extract_table(run: SqlRun, table: int, turn: int) -> SqlCounts:
 
     Idempotent: a table that has its result keeps it; one that was cut short is read again from its beginning.
     """
-    done = await run.records.slice_result(table, turn, 0)
+    decided = await run.records.decided(table, turn)
+    done = await run.records.slice_result(table, turn, 0, decided["token"])
     if done is None:
-        decided = await run.records.decided(table, turn)
         shape = shape_of(decided["shape"])
         streams = decided["parallel"]
         async with opened(run.database, streams, consistent=run.facts.snapshots, shape=shape) as sessions:
@@ -83,10 +84,12 @@ async def extract_table(run: SqlRun, table: int, turn: int) -> SqlCounts:
             if decided["change"]:
                 upto = await first.call(first.session.position, shape, decided["change"], decided["column"])
             reading = _Reading(run, table, turn, decided, shape, upto, streams=len(sessions))
+            await reading.check_reach(first)
             ages = await reading.ages(first)
             async with reading.shown(0):
                 results = await reading.all_slices(sessions)
-        done = await run.records.put_slice(table, turn, 0, {"upto": upto, "ages": ages, "slices": results})
+        document = {"upto": upto, "ages": ages, "slices": results}
+        done = await run.records.put_slice(table, turn, 0, decided["token"], document)
     return _counts(done)
 
 
@@ -143,6 +146,23 @@ class _Reading:
             return False
         is_exclusive = self.window.change != "watermark"
         return self.upto is None or (is_exclusive and self.window.after == self.upto)
+
+    async def check_reach(self, session: SessionThread) -> None:
+        """In the moment that is read; changes that were cleaned up since the plan would be missing without a word.
+
+        Raises:
+            Unsupported: code ``position_expired``.
+        """
+        window = self.window
+        if window is None or window.after is None or not self.tells_changes or self.has_nothing:
+            return
+        oldest = await session.call(session.session.oldest, self.shape, window.change, window.capture)
+        if oldest is not None and not reached(window.change, window.after, oldest):
+            raise Unsupported(
+                f"changes since {window.after} were cleaned up after this run began (the oldest that is left is "
+                f"{oldest}); the next run reads the table anew; a longer retention spares that",
+                code="position_expired",
+            )
 
     async def ages(self, session: SessionThread) -> dict[str, float | None]:
         return await session.call(quality.ages_of, session.session, self.shape, self.rules)

@@ -61,11 +61,12 @@ async def plan_table(run: SqlRun, target: str, table: int, turn: int) -> dict[st
         kept_apart = (await run.quarantine(entry["path"]).state()).applied + 1
     stored = await load_cursor(run.records.store, cursor_key(run.job, target, entry))
     cursor, void = mended(stored, state)
+    if cursor and cursor.seen and await run.records.store.get(cursor.seen) is None:
+        cursor, void = None, "which rows at the watermark's boundary were delivered is no longer known"
     planned = _Planned(run, entry, wish, shape, state, cursor, void, turn, rules)
     document = await apart(planned.document)
     document |= {"rules": quality.to_documents(rules), "quarantine_number": kept_apart}
-    await run.records.put_decided(table, turn, document)
-    return document
+    return await run.records.put_decided(table, turn, document)
 
 
 def chosen_columns(shape: TableShape, wish: TableWish) -> TableShape:
@@ -291,6 +292,11 @@ class _Planned:
                 f"changes since {cursor.position} are gone, {kept} being shorter than the time between runs (the "
                 f"oldest that is left is {oldest})"
             )
+            return "full", why, newest
+        now = session.position(self.shape, change, column)
+        if change == "tracking" and now is not None and not reached(change, now, cursor.position):
+            # Switched off and on again for the database, or a backup: what it told in between is not known.
+            why = f"the database counts its changes anew: it is at {now}, and {cursor.position} was read before"
             return "full", why, newest
         return "increment", None, capture
 

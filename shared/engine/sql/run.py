@@ -7,8 +7,9 @@
     runs/<run>/plan/<page>.json                  a table: its name, the wish it comes from, its folder
     runs/<run>/tables/<page>-t0.json             what was decided about it: columns, window, slices, commit number
     runs/<run>/tables/<page>-t1.json             the same for the increment that catches up with a load by slices
-    runs/<run>/slices/<page>-t0/s00000.json      what a slice became: its files, checksums, counts
-    runs/<run>/seen/<page>-t0/s00000.bin         digests of its rows at the watermark's boundary
+    runs/<run>/slices/<page>-t0/s00000-….json    what a slice became: its files, checksums, counts; named by the
+                                                 decision's token, so that nothing of an earlier round is taken for it
+    runs/<run>/seen/<page>-t0/s00000-….bin       digests of its rows at the watermark's boundary, as one attempt read
     runs/<run>/reading/<page>-t0-s00000.json     how far an activity is that is reading
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
     runs/<run>/done/<page>-t0.json               what the commit did
@@ -94,8 +95,12 @@ class SqlRecords(RunRecords):
     async def decided(self, table: int, turn: int) -> dict[str, Any]:
         return await self._there(_turn("tables", table, turn))
 
-    async def put_decided(self, table: int, turn: int, document: dict[str, Any]) -> None:
-        await self.save(_turn("tables", table, turn), document)
+    async def put_decided(self, table: int, turn: int, document: dict[str, Any]) -> dict[str, Any]:
+        """Write a decision down unless there is one; the one that holds."""
+        name = _turn("tables", table, turn)
+        if await self.store.put_new(self.key(name), json.dumps(document).encode()):
+            return document
+        return await self._there(name)
 
     async def done(self, table: int, turn: int) -> dict[str, Any] | None:
         return await self.load(_turn("done", table, turn))
@@ -142,17 +147,21 @@ class SqlRecords(RunRecords):
 
     # -- of a slice ----------------------------------------------------------------------------------------------
 
-    async def slice_result(self, table: int, turn: int, number: int) -> dict[str, Any] | None:
-        return await self.load(_slice(table, turn, number))
+    async def slice_result(self, table: int, turn: int, number: int, token: str) -> dict[str, Any] | None:
+        """``token`` is the decision's."""
+        return await self.load(_slice(table, turn, number, token))
 
-    async def put_slice(self, table: int, turn: int, number: int, result: dict[str, Any]) -> dict[str, Any]:
+    async def put_slice(self, table: int, turn: int, number: int, token: str, result: dict[str, Any]) -> dict[str, Any]:
         """Write a slice's result unless there is one; the one that holds."""
-        if await self.store.put_new(self.key(_slice(table, turn, number)), json.dumps(result).encode()):
+        name = _slice(table, turn, number, token)
+        if await self.store.put_new(self.key(name), json.dumps(result).encode()):
             return result
-        return await self._there(_slice(table, turn, number))
+        return await self._there(name)
 
     async def put_seen(self, table: int, turn: int, number: int, data: bytes) -> str:
-        key = self.key(f"seen/{table_page(table)}-t{turn}/s{number:05d}.bin")
+        """Of several attempts each keeps its own: what one of them saw, another may not have delivered."""
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        key = self.key(f"seen/{table_page(table)}-t{turn}/s{number:05d}-{digest}.bin")
         await self.store.put(key, data)
         return key
 
@@ -196,8 +205,8 @@ def _under_way(table: int, turn: int, number: int) -> str:
     return f"reading/{table_page(table)}-t{turn}-s{number:05d}.json"
 
 
-def _slice(table: int, turn: int, number: int) -> str:
-    return f"slices/{table_page(table)}-t{turn}/s{number:05d}.json"
+def _slice(table: int, turn: int, number: int, token: str) -> str:
+    return f"slices/{table_page(table)}-t{turn}/s{number:05d}-{token}.json"
 
 
 # -- records -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,154 @@
+"""Activities are delivered at least once: two deliveries of one side by side, and what an earlier one left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.engine.sql import prepare, steps
+from shared.engine.sql.quality import quarantine_path
+from shared.engine.sql.run import SqlRecords, SqlRun
+from shared.model.job import parse_job
+from shared.model.sql_job import SqlJob
+from shared.model.sql_steps import TableOutcome
+from tests.support.emulated import Lake
+from tests.support.tables import Engine, item
+
+Make = Callable[..., Engine]
+WATERMARK = {"table": "t", "mode": "incremental", "change": "watermark", "column": "at"}
+
+
+@pytest.fixture
+def make(lake: Lake, tmp_path: Path) -> Make:
+    def engine(*tables: dict[str, Any], **spec: Any) -> Engine:
+        made = Engine(lake, tmp_path, list(tables) or [WATERMARK], **spec)
+        made.source.run("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, at INTEGER)")
+        made.source.many("INSERT INTO t VALUES (?, ?, ?)", [(n, f"name {n}", n) for n in range(100)])
+        return made
+
+    return engine
+
+
+async def opened(engine: Engine, name: str) -> SqlRun:
+    """A run as an activity opens it, to carry out single steps."""
+    job = parse_job(engine.spec)
+    assert isinstance(job, SqlJob)
+    records = SqlRecords(engine.store, name)
+    database = engine.source.database(job)
+    facts, numbers, _ = await prepare.prepare(job, records, database, 1, {}, "2026-11-21T02:00:00Z")
+    return SqlRun(
+        job=job, records=records, database=database, facts=facts, lake=lambda path: engine.open(path, name, job),
+        quarantine=lambda path: engine.open(quarantine_path(path), name, job, form="parquet"),
+        clock=lambda: datetime.now(UTC), connections_per_table=prepare.table_window(job, len(numbers))[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("consistency", ["snapshot", "slice"])
+async def test_what_a_slower_delivery_saw_is_not_taken_for_delivered(make: Make, consistency: str) -> None:
+    engine = make(
+        format="parquet", source={"connection": "DB", "name": "src", "consistency": consistency},
+        write={"disposition": "append"},
+    )  # fmt: skip
+    await engine.run()
+    engine.source.run("INSERT INTO t VALUES (500, 'first', 500)")
+    run = await opened(engine, engine.begin())
+    await steps.plan_step(run, "target", 1, 0)
+
+    def extract() -> Coroutine[Any, Any, TableOutcome]:
+        return steps.table_step(run, 1, 0) if consistency == "snapshot" else steps.slice_step(run, 1, 0, 0)
+
+    put, put_new = engine.store.put, engine.store.put_new
+    first_is_read, second_is_read, first_is_done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    is_first = True
+
+    async def held(key: str, data: bytes) -> None:
+        if "/seen/" in key and first_is_read.is_set():
+            second_is_read.set()
+            await first_is_done.wait()
+        await put(key, data)
+
+    async def held_new(key: str, data: bytes) -> bool:
+        nonlocal is_first
+        if "/slices/" in key and is_first:
+            is_first = False
+            first_is_read.set()
+            await second_is_read.wait()
+        return await put_new(key, data)
+
+    engine.store.put, engine.store.put_new = held, held_new  # type: ignore[method-assign]
+    first = asyncio.create_task(extract())
+    await first_is_read.wait()
+    engine.source.run("INSERT INTO t VALUES (501, 'tied', 500)")
+    second = asyncio.create_task(extract())
+    await first
+    first_is_done.set()
+    await second
+    engine.store.put, engine.store.put_new = put, put_new  # type: ignore[method-assign]
+    await steps.commit_step(run, "target", 1, 0)
+    await engine.run()
+    engine.assert_same()
+
+
+@pytest.mark.parametrize(("form", "disposition", "consistency"), [
+    ("parquet", "append", "snapshot"), ("parquet", "append", "slice"), ("delta", "append", "slice"),
+    ("delta", "merge", "snapshot"), ("delta", "history", "slice"),
+])  # fmt: skip
+async def test_every_step_delivered_twice_at_once(make: Make, form: str, disposition: str, consistency: str) -> None:
+    engine = make(
+        format=form, source={"connection": "DB", "name": "src", "consistency": consistency},
+        write={"disposition": disposition}, partition={"rows": 20, "parallel": 2},
+    )  # fmt: skip
+    new = 1000
+    for number in range(3):
+        run = await opened(engine, engine.begin())
+        turn, done = 0, (await asyncio.gather(*[steps.plan_step(run, "target", 1, 0) for _ in range(2)]))[0]
+        while done["next"] != "settled":
+            turn = done["turn"]
+            match done["next"]:
+                case "plan":
+                    bodies = [steps.plan_step(run, "target", 1, turn) for _ in range(2)]
+                case "table":
+                    bodies = [steps.table_step(run, 1, turn) for _ in range(2)]
+                case "slices":
+                    bodies = [steps.slice_step(run, 1, turn, one) for one in range(done["slices"]) for _ in range(2)]
+                case _:
+                    bodies = [steps.commit_step(run, "target", 1, turn) for _ in range(2)]
+            found = await asyncio.gather(*bodies, return_exceptions=True)
+            assert [one for one in found if isinstance(one, BaseException)] == []
+            done = next(one for one in found if not isinstance(one, BaseException))
+            new += 1
+            engine.source.run(f"INSERT INTO t VALUES ({new}, 'new', {100 + number})")
+        record = await run.records.record(1)
+        assert record is not None
+        assert record["status"] == "success", (record["error_code"], record["error_detail"])
+    assert item(await engine.run())["status"] == "success"
+    engine.assert_same()
+    assert engine.table().left_over() == []
+
+
+@pytest.mark.parametrize(("disposition", "harm"), [
+    ("append", "damaged"), ("append", "gone"), ("append", "digests gone"), ("append", "all gone"), ("merge", "damaged"),
+])  # fmt: skip
+async def test_a_cursor_that_is_damaged_or_gone_costs_no_row(make: Make, disposition: str, harm: str) -> None:
+    engine = make(write={"disposition": disposition})
+    await engine.run()
+    engine.source.run("INSERT INTO t VALUES (500, 'first', 500)")
+    await engine.run()
+    for key in await engine.store.list("jobs"):
+        is_seen = key.endswith(".seen")
+        if harm == "damaged" and not is_seen:
+            await engine.store.put(key, b'{"number": 1, "ident')
+        elif harm == "all gone" or is_seen == (harm == "digests gone"):
+            await engine.store.delete([key])
+    engine.source.run("INSERT INTO t VALUES (501, 'tied', 500)", "INSERT INTO t VALUES (502, 'next', 502)")
+    found = item(await engine.run())
+    assert found["status"] == "success"
+    is_known = disposition == "merge" or harm in ("damaged", "gone")
+    assert found["load"] == ("increment" if is_known else "full")
+    assert (found["reload_reason"] is None) == is_known
+    engine.assert_same()
