@@ -233,6 +233,42 @@ async def test_reset_reads_one_table_anew(make: Make) -> None:
     assert len(engine.lake_rows("u")) == 2
 
 
+async def test_a_database_that_counts_its_changes_anew_is_read_anew(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "tracking"})
+    engine.source.run(TABLE)
+    engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    engine.source.run("UPDATE t SET name = 'c' WHERE id = 2")
+    await engine.run()
+    engine.source.run("DELETE FROM t WHERE id = 1", "DELETE FROM _log_t", "UPDATE _clock SET version = 0, floor = 0")
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "anew" in reloaded["reload_reason"]
+    engine.assert_same()
+    engine.source.run("UPDATE t SET name = 'd'")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("change", ["tracking", "cdc"])
+async def test_changes_that_are_cleaned_up_before_they_are_read_are_not_passed_over(make: Make, change: str) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": change})
+    engine.source.run(TABLE)
+    engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    await engine.run()
+    engine.source.run("DELETE FROM t WHERE id = 1")
+
+    async def between(turn: int, step: str) -> None:
+        engine.source.clean_up()
+
+    engine.between = between  # type: ignore[method-assign]
+    failed = item(await engine.run())
+    assert (failed["status"], failed["error_code"]) == ("failed", "position_expired")
+    del engine.between
+    assert item(await engine.run())["load"] == "full"
+    engine.assert_same()
+
+
 async def test_a_full_load_by_merge_tells_what_is_gone(make: Make) -> None:
     engine = make({"table": "t"}, write={"disposition": "merge", "deletes": "soft"})
     engine.source.run(TABLE, "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)")
