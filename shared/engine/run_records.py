@@ -31,6 +31,7 @@ from shared.ports import RunStore
 
 _VERDICTS = "verify"
 _READ_AT_ONCE = 16
+_JOURNAL_FIELDS = {"staging", "version", "size_bytes", "position", "md5", "facts"}
 
 
 class RunRecords:
@@ -166,8 +167,13 @@ class UploadRecord:
         self._key = key
 
     async def load(self) -> dict[str, Any] | None:
+        """What was saved last; None as well where it cannot be read, since an upload can always begin anew."""
         data = await self._store.get(self._key)
-        return json.loads(data) if data is not None else None
+        try:
+            document = json.loads(data) if data is not None else None
+        except ValueError:
+            return None
+        return document if isinstance(document, dict) and document.keys() >= _JOURNAL_FIELDS else None
 
     async def save(self, document: dict[str, Any]) -> None:
         await self._store.put(self._key, json.dumps(document).encode())

@@ -284,6 +284,30 @@ async def test_a_listing_has_pages(lake: Lake, monkeypatch: pytest.MonkeyPatch) 
     assert pages >= 3
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"<html>a proxy's page</html>",
+        b"<EnumerationResults><Blobs><Blob><Name>\x01</Name></Blob></Blobs></EnumerationResults>",
+        b"<EnumerationResults><Blobs><Blob><Name>f</Name><Properties><Content-Length>many</Content-Length>"
+        b"</Properties></Blob></Blobs></EnumerationResults>",
+    ],
+)
+async def test_a_listing_with_hashes_that_cannot_be_read_is_made_without(lake: Lake, document: bytes) -> None:
+    """The Blob endpoint's is XML, which not every name fits into."""
+    await lake.folder.create("f", Content(b"1"))
+    page = await lake.folder.list_page(None, hashes=True)
+    assert [(one.path, one.md5) for one in page.files] == [("f", hashlib.md5(b"1").hexdigest())]
+    send = lake.onelake.transport.send
+
+    async def garbled(method: str, url: str, **given: Any) -> Any:
+        return http.Answer(200, {}, document, 1) if "comp=list" in url else await send(method, url, **given)
+
+    lake.onelake.transport.send = garbled  # type: ignore[method-assign]
+    page = await lake.folder.list_page(None, hashes=True)
+    assert [(one.path, one.md5) for one in page.files] == [("f", "")]
+
+
 # -- the one-call commit -------------------------------------------------------------------------------------------
 
 

@@ -354,6 +354,23 @@ async def test_a_cancelled_batch_leaves_a_large_file_to_be_taken_up(
     assert sum(one["bytes"] for one in lake.effects("append")) == len(data)
 
 
+@pytest.mark.parametrize("document", [b"", b'{"stag', b"[]", b'{"staging": "large"}'])
+async def test_a_journal_that_cannot_be_read_is_as_none(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: bytes
+) -> None:
+    """As a machine leaves it that loses its power."""
+    monkeypatch.setattr(transferring, "_PART_BYTES", SMALL_BLOCK_BYTES)
+    data = os.urandom(SMALL_BLOCK_BYTES + 1)
+    plant(tmp_path, {"large": data})
+    run = make_run(tmp_path, lake=lake.folder)
+    await run.records.put_batch("p00001", 0, [{**planned("large"), "size_bytes": len(data)}])
+    journal = run.records.upload_journal("p00001", "large")
+    await run.records.store.put(journal._key, document)
+    assert (await deliver(run))["counts"]["uploaded"] == 1
+    assert lake.on_disk() == {"large": data}
+    assert await run.records.store.list(run.records.key("uploads")) == []
+
+
 async def test_while_a_grown_file_waits_for_memory_its_content_is_not_held(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,24 +10,33 @@ from xml.etree import ElementTree
 from shared.errors import ServiceUnavailable
 from shared.ports import LakeFile
 
+UNREADABLE = "listing_unreadable"
+
 
 def parse_page(document: bytes, prefix: str) -> tuple[list[LakeFile], str | None]:
     """Files of a page by their paths below ``prefix``, and the marker of the next page; None at the end.
 
     Raises:
-        ServiceUnavailable: no listing, or half of one.
+        ServiceUnavailable: code ``listing_unreadable``: no listing, or half of one.
     """
     if b"<!DOCTYPE" in document[:4096] or b"<!ENTITY" in document[:4096]:
-        raise ServiceUnavailable("the lake's listing is no listing", subject="target")
+        raise _unreadable("is no listing")
     try:
         root = ElementTree.fromstring(document)  # noqa: S314 - without a DOCTYPE no entity can be declared
     except ElementTree.ParseError:
-        raise ServiceUnavailable("the lake's listing is not well-formed", subject="target") from None
+        raise _unreadable("is not well-formed") from None
     blobs = root.find("Blobs")
     if root.tag != "EnumerationResults" or blobs is None:
-        raise ServiceUnavailable("the lake's listing is no listing", subject="target")
-    files = [file for blob in blobs.iter("Blob") if (file := _file(blob, prefix)) is not None]
+        raise _unreadable("is no listing")
+    try:
+        files = [file for blob in blobs.iter("Blob") if (file := _file(blob, prefix)) is not None]
+    except ValueError:
+        raise _unreadable("names a size that is no number") from None
     return files, root.findtext("NextMarker") or None
+
+
+def _unreadable(why: str) -> ServiceUnavailable:
+    return ServiceUnavailable(f"the lake's listing {why}", code=UNREADABLE, subject="target")
 
 
 def _file(blob: ElementTree.Element, prefix: str) -> LakeFile | None:

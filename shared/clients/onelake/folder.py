@@ -23,7 +23,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 
 from shared.clients.http import Answer
-from shared.clients.onelake.blob_listing import parse_page
+from shared.clients.onelake.blob_listing import UNREADABLE, parse_page
 from shared.clients.onelake.classify import SHORTER, classify, unsupported_flush
 from shared.clients.onelake.copying import put_from_url
 from shared.clients.onelake.long_upload import LongUpload, Reading
@@ -588,15 +588,16 @@ class LakeFolder:
     async def list_page(self, continuation: str | None, *, hashes: bool = False) -> LakePage:
         """Up to 5,000 paths below the folder, recursively. A missing folder is an empty one.
 
-        With ``hashes`` through the Blob endpoint, whose listing shows the stored MD5; where that is refused, without.
-        On the bare protocol as well: the SDK spends 40 microseconds on each path, most of them on dates and owners.
+        With ``hashes`` through the Blob endpoint, whose listing shows the stored MD5; where that is refused or cannot
+        be read, without. On the bare protocol as well: the SDK spends 40 microseconds on each path, most of them on
+        dates and owners.
         """
         if continuation is None and hashes:
             try:
                 return await self._list_blobs("")
-            except TransientError:
-                raise
             except MigrationError as error:
+                if isinstance(error, TransientError) and error.code != UNREADABLE:
+                    raise
                 _log.info(
                     "the Blob endpoint does not list the lake (%s), so hashes are asked for one by one", error.code
                 )
