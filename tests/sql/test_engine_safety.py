@@ -278,3 +278,12 @@ async def test_cancel_between_slices_leaves_nothing_behind(make: Make) -> None:
     await engine.run()
     engine.assert_same()
     assert engine.table().left_over() == []
+
+
+async def test_a_rule_and_a_reset_that_mean_no_table_are_told(make: Make) -> None:
+    rule = {"rule": "not_null", "columns": ["id"]}
+    engine = make(quality=[{"table": "t", **rule}, {"table": "tt", **rule}], reset=["t", "other"])
+    assert (await engine.run())["warnings"] == [
+        "quality[1]: tt means no table of this run, so that not_null is not checked",
+        "reset: other means no table of this run, so that nothing is reset",
+    ]

@@ -74,6 +74,7 @@ async def prepare(
     chosen, warnings = choose(job.tables, tables, facts.default_schema)
     entries = [_entry(job, facts, one) for one in chosen]
     _check_folders(job, entries)
+    warnings += _idle(job, entries, facts.default_schema)
     counts = no_sql_counts()
     numbers = []
     for number, entry in enumerate(entries, start=1):
@@ -116,6 +117,22 @@ def _entry(job: SqlJob, facts: DatabaseFacts, one: Chosen) -> dict[str, Any]:
         "shown": str(table), "mode": wish.mode, "change": wish.change, "folder": folder,
         "path": f"{job.target.path}/{folder}", "missing": one.table is None,
     }  # fmt: skip
+
+
+def _idle(job: SqlJob, entries: list[dict[str, Any]], default_schema: str) -> list[str]:
+    """Warnings about rules and resets that mean no table of the run: they would be taken for done."""
+    tables = [(TableName(one["schema"], one["name"]), one["query"]) for one in entries]
+
+    def means_none(text: str) -> bool:
+        return not any(matching(text, [table], "" if query else default_schema) for table, query in tables)
+
+    rules = [
+        f"quality[{number}]: {rule.table} means no table of this run, so that {rule.rule} is not checked"
+        for number, rule in enumerate(job.quality)
+        if means_none(rule.table)
+    ]
+    resets = [f"reset: {text} means no table of this run, so that nothing is reset" for text in job.reset]
+    return rules + [one for one, text in zip(resets, job.reset, strict=True) if means_none(text)]
 
 
 def _check_folders(job: SqlJob, entries: list[dict[str, Any]]) -> None:
