@@ -199,6 +199,20 @@ def test_another_thread_breaks_a_statement_off(connection: OdbcConnection, postg
 
 
 @needs_odbc
+def test_a_connection_ends_its_transaction_before_it_is_closed(postgres: PostgresDatabase) -> None:
+    driver = OdbcDriver(parse_connection("DB", postgres.odbc), statement_timeout_s=60)
+    watching = driver.connect()
+    watching.execute("CREATE TABLE ends (said text)")
+    for last in ("INSERT INTO ends VALUES ('ended')", "not even SQL"):
+        opened = driver.connect()
+        assert isinstance(opened, OdbcConnection)
+        OdbcConnection(opened._connection, 100, at_end=last).close()
+    assert watching.rows("SELECT said FROM ends") == [("ended",)]
+    watching.execute("DROP TABLE ends")
+    watching.close()
+
+
+@needs_odbc
 def test_what_a_closed_connection_is_asked_is_a_lost_connection(postgres: PostgresDatabase) -> None:
     driver = OdbcDriver(parse_connection("DB", postgres.odbc))
     opened = driver.connect()

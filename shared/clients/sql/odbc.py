@@ -10,6 +10,7 @@ read in its transaction, its statements cannot be cancelled, and it cuts long va
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shared.clients.sql.classify import DriverError, Record, classify_mssql, classify_postgresql_odbc
@@ -26,6 +27,8 @@ _ACCESS_TOKEN = 1256
 _LOGIN_TIMEOUT_S = 30
 # Longer columns of SQL Server are of type (max), whose size it gives as 0.
 _LONGEST_MSSQL = 8000
+# A driver that knows nothing of a transaction begun by a statement may refuse to disconnect while it is open (25000).
+_ROLL_BACK = "IF @@TRANCOUNT > 0 ROLLBACK TRANSACTION"
 
 Token = Callable[[], str]
 """Gives an access token for the scope ``connection.SQL_SCOPE`` that is valid now; called in any thread."""
@@ -77,7 +80,7 @@ class OdbcDriver:
             opened.timeout = self._statement_timeout_s
             # As the driver's char it would be in the encoding of the process's locale, whatever that can hold.
             opened.setdecoding(pyodbc.SQL_CHAR, encoding="utf-16le", ctype=pyodbc.SQL_WCHAR)
-            return OdbcConnection(opened, _LONGEST_MSSQL)
+            return OdbcConnection(opened, _LONGEST_MSSQL, at_end=_ROLL_BACK)
         # Its driver knows timeouts of statements only as the server's own setting.
         connection = OdbcConnection(opened, UNBOUNDED_POSTGRESQL - 1)
         connection.execute(f"SET statement_timeout = {self._statement_timeout_s * 1000}")
@@ -95,11 +98,18 @@ def packed_token(token: str) -> bytes:
 
 
 class OdbcConnection:
-    """Implements ``dialect.DriverConnection``. Columns longer than ``longest`` characters count as unbounded."""
+    """Implements ``dialect.DriverConnection``.
 
-    def __init__(self, connection: "pyodbc.Connection", longest: int) -> None:
+    Args:
+        connection: In autocommit.
+        longest: Columns of more characters count as unbounded.
+        at_end: A statement before the connection is closed; what becomes of it does not matter.
+    """
+
+    def __init__(self, connection: "pyodbc.Connection", longest: int, *, at_end: str = "") -> None:
         self._connection = connection
         self._longest = longest
+        self._at_end = at_end
         self._running: pyodbc.Cursor | None = None
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
@@ -140,6 +150,11 @@ class OdbcConnection:
             cursor.cancel()
 
     def close(self) -> None:
+        if self._at_end and not self._connection.closed:
+            import pyodbc
+
+            with suppress(pyodbc.Error, DriverError):
+                self.execute(self._at_end)
         self._connection.close()
 
     def _begin(self, sql: str, parameters: Sequence[Any]) -> "pyodbc.Cursor":
