@@ -191,6 +191,35 @@ async def test_a_table_that_is_gone_from_the_lake_or_belongs_to_somebody_else(ma
     engine.assert_same()
 
 
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_a_full_load_does_not_replace_what_another_job_has_written(make: Make, form: str) -> None:
+    engine = make({"table": "t", "mode": "full"}, format=form)
+    await engine.run()
+    engine.spec["name"] = "another-job"
+    before = engine.lake_rows()
+    engine.source.run("DELETE FROM t WHERE id < 50")
+    refused = item(await engine.run())
+    assert (refused["status"], refused["error_code"]) == ("failed", "target_exists")
+    assert engine.lake_rows() == before
+    assert item(await engine.run(reset=["t"]))["status"] == "success"
+    engine.assert_same()
+
+
+async def test_a_column_to_sort_by_that_is_not_there_is_told(make: Make) -> None:
+    engine = make({"table": "t", "mode": "full", "files": {"sort_by": ["id", "nmae"]}})
+    assert "files.sort_by names 'nmae', which is no column that is read here" in item(await engine.run())["warnings"]
+
+
+async def test_a_table_without_a_key_is_not_merged_where_the_whole_job_is(make: Make) -> None:
+    engine = make({"table": "*", "mode": "full"}, format="delta", write={"disposition": "merge"})
+    engine.source.run("CREATE TABLE loose (a INTEGER)", "INSERT INTO loose VALUES (1), (1)")
+    manifest = await engine.run()
+    loose = item(manifest, "loose")
+    assert (loose["status"], loose["rows"]) == ("success", 2)
+    assert "write.disposition is replace here, since rows of a table without a key are not merged" in loose["warnings"]
+    assert item(manifest)["plan"]["disposition"] == "merge"
+
+
 async def test_two_tables_do_not_share_a_folder(make: Make) -> None:
     engine = make({"table": "*"})
     engine.source.run('CREATE TABLE "a b" (id INTEGER)', "CREATE TABLE a_b (id INTEGER)")

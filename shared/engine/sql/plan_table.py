@@ -142,6 +142,9 @@ class _Planned:
         """Asks the database; blocks."""
         run, wish, shape = self.run, self.wish, self.shape
         self.warnings: list[str] = [f"{one.name}: {one.note}" for one in shape.columns if one.note]
+        for name in run.job.files_of(wish).sort_by:
+            if name not in {one.name for one in shape.columns}:
+                self.warnings.append(f"files.sort_by names {name!r}, which is no column that is read here")
         column = self._change_column()
         change = wish.change
         self._check_change()
@@ -159,7 +162,7 @@ class _Planned:
             window = self._window(load, plan.moments, column, capture, upto)
             ranges = self._ranges(session, plan, window)
             if change == "watermark" and column and self._is_nullable(column):
-                self._warn_nulls(session, column)
+                self._warn_nulls(session, column, are_read=load == "full" and plan.moments == "snapshot")
         moments = plan.moments if is_load else ("snapshot" if run.facts.snapshots else "slice")
         if not is_load and run.job.source.consistency == "slice":
             moments = "slice"
@@ -315,7 +318,7 @@ class _Planned:
         why = self.run.job.unmergeable(self.wish, has_key=bool(self.shape.key))
         if why:
             self.warnings.append(f"write.disposition is {disposition} here, since {why}")
-        if self.wish.mode == "full" or load == "increment":
+        if load == "increment" or (self.wish.mode == "full" and disposition == "append"):
             return disposition, deletes, disposition
         if self.state.exists and not self._is_ours() and not self._is_reset():
             raise TargetConflict(
@@ -323,6 +326,8 @@ class _Planned:
                 "it, or choose another name or path",
                 code="target_exists",
             )
+        if self.wish.mode == "full":
+            return disposition, deletes, disposition
         if disposition == "history" and self.state.exists:
             return disposition, deletes, "history"
         if reason and disposition == "merge" and deletes == "soft":
@@ -386,9 +391,10 @@ class _Planned:
             return [None]
         return session.cut(self.shape, cut_by, slice_rows * self.shape.rows // rows)
 
-    def _warn_nulls(self, session: TableSession, column: str) -> None:
+    def _warn_nulls(self, session: TableSession, column: str, *, are_read: bool) -> None:
         nulls = session.broken_rows(Selection(self.shape), RowRule("not_null", (column,)))
         if nulls:
+            then = "they are read this time, and by no increment" if are_read else "they are not read"
             self.warnings.append(
-                f"{nulls:,} rows have no value in {column}, so that no watermark ever reaches them; they are not read"
+                f"{nulls:,} rows have no value in {column}, so that no watermark ever reaches them; {then}"
             )
