@@ -119,7 +119,9 @@ def dispatch(command: str, args: list[str]) -> int:
         module, args = benchmark(args)
     elif command == "test":
         # The whole suite mostly waits, for processes and sockets; a part of it is for somebody who looks at its output.
-        together = [] if args else ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"]
+        # In the order that tests/conftest.py gives, which begins with the files that take longest.
+        workers = str((os.cpu_count() or 1) + 1)
+        together = [] if args else ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
         module, args = "pytest", ["-rs", *together, *args]
     elif command == "emulators":
         module = "local.emulators"
