@@ -62,11 +62,33 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """A CDC capture instance: its name, its columns in its order, whether it can give net changes, first usable LSN."""
+    """A CDC capture instance.
+
+    Attributes:
+        name: Its name.
+        columns: In its order.
+        net: Whether it can give net changes.
+        since: The oldest position that it can be asked from.
+        note: What of the table it may not keep as it is; empty where nothing is lost.
+    """
 
     name: str
     columns: tuple[str, ...]
     net: bool
+    since: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """What SQL Server tracks changes of a table with.
+
+    Attributes:
+        name: Another one after the table was made anew, or tracking was switched off and on.
+        since: The version at which it began; TRUNCATE TABLE begins anew.
+    """
+
+    name: str
     since: str
 
 
@@ -82,6 +104,7 @@ class TableShape:
         rows: Estimated from statistics; -1 where the database keeps none.
         size_bytes: Of the data in the source, estimated; -1 where not known.
         tracked: Whether SQL Server tracks changes of it.
+        tracking: With what; None where that is not known.
         captures: Its CDC capture instances, oldest first.
         facts: For the manifest: ``view``, collations, computed and identity columns.
     """
@@ -95,6 +118,7 @@ class TableShape:
     tracked: bool = False
     captures: tuple[Capture, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
+    tracking: Tracking | None = None
 
     @property
     def lake_columns(self) -> tuple[LakeColumn, ...]:
@@ -183,6 +207,7 @@ class DatabaseFacts:
         product: With its version, for people.
         database: Name of the database; names the source's folder.
         identity: Tells this database from another one behind the same setting; no secret.
+        fork: Another one after the database was restored, or lost something in a failover; empty where it does not say.
         default_schema: What a bare table name means.
         snapshots: Whether several sessions can read one moment's state; ``why_not`` says what to change.
     """
@@ -194,6 +219,7 @@ class DatabaseFacts:
     default_schema: str
     snapshots: bool
     why_not: str = ""
+    fork: str = ""
 
 
 class TableSession(Protocol):

@@ -237,16 +237,174 @@ async def test_a_database_that_counts_its_changes_anew_is_read_anew(make: Make) 
     engine = make({"table": "t", "mode": "incremental", "change": "tracking"})
     engine.source.run(TABLE)
     engine.source.track("t")
-    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0), (3, 'b', 0)")
     engine.source.run("UPDATE t SET name = 'c' WHERE id = 2")
     await engine.run()
-    engine.source.run("DELETE FROM t WHERE id = 1", "DELETE FROM _log_t", "UPDATE _clock SET version = 0, floor = 0")
+    engine.source.run("DELETE FROM t WHERE id = 1", "DELETE FROM _log_t", "UPDATE _clock SET version = 0, floor = 0",
+                      "UPDATE _tracking SET since = 0")  # fmt: skip
     reloaded = item(await engine.run())
     assert reloaded["load"] == "full" and "anew" in reloaded["reload_reason"]
     engine.assert_same()
-    engine.source.run("UPDATE t SET name = 'd'")
+    engine.source.run("UPDATE t SET name = 'd' WHERE id = 2")
     assert item(await engine.run())["load"] == "increment"
     engine.assert_same()
+
+
+WITH_VERSION = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, v INTEGER)"
+CHANGES: dict[str, dict[str, str]] = {
+    "tracking": {}, "cdc": {}, "rowversion": {"column": "v"}, "watermark": {"column": "v"},
+}  # fmt: skip
+
+
+def lost_and_restored(make: Make, change: str) -> Engine:
+    """A source whose versions are those of its transactions: two rows at 2, then one at 3, 4 and 5."""
+    engine = make({"table": "t", "mode": "incremental", "change": change, **CHANGES[change]})
+    engine.source.run(WITH_VERSION)
+    engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 2), (2, 'b', 2)")
+    return engine
+
+
+@pytest.mark.parametrize("change", ["tracking", "cdc", "rowversion"])
+async def test_a_database_that_is_behind_what_was_read_of_it_is_read_anew(
+    make: Make, change: str, tmp_path: Path
+) -> None:
+    engine = lost_and_restored(make, change)
+    engine.source.keep(tmp_path / "backup")
+    for version in (3, 4, 5):
+        engine.source.run(f"INSERT INTO t VALUES ({version}, 'lost', {version})")
+    await engine.run()
+    engine.assert_same()
+    engine.source.restore(tmp_path / "backup")
+    engine.source.run("INSERT INTO t VALUES (9, 'other', 3)")
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "was read before" in reloaded["reload_reason"]
+    engine.assert_same()
+    engine.source.run("INSERT INTO t VALUES (10, 'more', 4)")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_database_that_says_that_it_was_restored_is_read_anew(make: Make, change: str, tmp_path: Path) -> None:
+    """Though it has got beyond what was read of it, so that no position tells."""
+    engine = lost_and_restored(make, change)
+    engine.source.restore_mark("first")
+    engine.source.keep(tmp_path / "backup")
+    for version in (3, 4, 5):
+        engine.source.run(f"INSERT INTO t VALUES ({version}, 'lost', {version})")
+    await engine.run()
+    engine.source.restore(tmp_path / "backup", "second")
+    for version in (3, 4, 5, 6):
+        engine.source.run(f"INSERT INTO t VALUES ({10 + version}, 'other', {version})")
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "restored" in reloaded["reload_reason"]
+    engine.assert_same()
+    # Who may no longer be told still knows what was told before.
+    engine.source.restore_mark("")
+    engine.source.run("INSERT INTO t VALUES (30, 'more', 7)")
+    assert item(await engine.run())["load"] == "increment"
+    engine.source.restore_mark("third")
+    assert item(await engine.run())["load"] == "full"
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("change", ["tracking", "cdc", "rowversion"])
+async def test_a_database_that_is_set_back_after_the_plan_moves_no_cursor(
+    make: Make, change: str, tmp_path: Path
+) -> None:
+    engine = lost_and_restored(make, change)
+    engine.source.keep(tmp_path / "backup")
+    for version in (3, 4, 5):
+        engine.source.run(f"INSERT INTO t VALUES ({version}, 'lost', {version})")
+    await engine.run()
+    engine.source.run("INSERT INTO t VALUES (6, 'lost', 6)")
+
+    async def between(turn: int, step: str) -> None:
+        engine.source.restore(tmp_path / "backup")
+
+    engine.between = between  # type: ignore[method-assign]
+    failed = item(await engine.run())
+    assert (failed["status"], failed["error_code"]) == ("failed", "position_expired")
+    del engine.between
+    assert item(await engine.run())["load"] == "full"
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("after", [[], ["INSERT INTO t VALUES (7, 'new', 0), (8, 'new', 0)"]], ids=["empty", "filled"])
+@pytest.mark.parametrize("began", ["before", "at the version"])
+async def test_a_tracked_table_that_is_emptied_without_a_word_is_read_anew(
+    make: Make, began: str, after: list[str]
+) -> None:
+    """By TRUNCATE TABLE, at the version that it was read to."""
+    engine = make({"table": "t", "mode": "incremental", "change": "tracking"})
+    engine.source.run(TABLE)
+    if began == "before":
+        engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    if began != "before":
+        engine.source.track("t")
+    await engine.run()
+    assert item(await engine.run())["load"] == "increment", "rows are there from before tracking began"
+    engine.source.truncate("t")
+    for statement in after:
+        engine.source.run(statement)
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "TRUNCATE TABLE" in reloaded["reload_reason"]
+    engine.assert_same()
+    engine.source.run("INSERT INTO t VALUES (9, 'later', 0)")
+    await engine.run()
+    engine.assert_same()
+    engine.source.run("UPDATE t SET name = 'changed' WHERE id = 9")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
+async def test_tracking_that_was_off_for_a_time_begins_anew(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "tracking"})
+    engine.source.run(TABLE, "INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    engine.source.track("t")
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'untold'", "DELETE FROM _log_t", "UPDATE _tracking SET name = 'log2'",
+                      "UPDATE _clock SET version = version - 1")  # fmt: skip
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "began anew" in reloaded["reload_reason"]
+    engine.assert_same()
+
+
+async def test_a_new_capture_takes_over_when_its_time_has_come(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "cdc"})
+    engine.source.run(TABLE)
+    engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0)")
+    await engine.run()
+    engine.source.capture("t", "second", ["id", "name", "at"])
+    for since in (None, None, 100):
+        engine.source.run("UPDATE t SET name = name || 'b'")
+        engine.source.run(f"UPDATE _captures SET since = {since or 'NULL'} WHERE name = 'second'")
+        changed = item(await engine.run())
+        assert (changed["load"], changed["reload_reason"]) == ("increment", None), "the old one still tells"
+        engine.assert_same()
+    engine.source.run("UPDATE _captures SET since = 3 WHERE name = 'second'", "UPDATE t SET name = 'c'")
+    engine.source.run("DELETE FROM _captures WHERE name = 't'")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
+async def test_a_new_column_that_only_a_younger_capture_has_leads_to_a_reload(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "cdc"})
+    engine.source.run(TABLE)
+    engine.source.track("t")
+    engine.source.run("INSERT INTO t VALUES (1, 'a', 0), (2, 'b', 0)")
+    await engine.run()
+    engine.source.run("ALTER TABLE t ADD COLUMN extra TEXT")
+    engine.source.run("UPDATE t SET extra = 'untold' WHERE id = 1")
+    engine.source.capture("t", "second", ["id", "name", "at", "extra"], since=4)
+    reloaded = item(await engine.run())
+    assert reloaded["load"] == "full" and "the capture instance t lacks columns" in reloaded["reload_reason"]
+    engine.assert_same()
+    engine.source.run("INSERT INTO t VALUES (3, 'c', 0, NULL)")
+    assert item(await engine.run())["load"] == "increment"
 
 
 @pytest.mark.parametrize("change", ["tracking", "cdc"])

@@ -6,6 +6,7 @@ version, as rows of one transaction have one LSN. What lies at or below the floo
 - ``tracking`` tells, for each key that was touched, the row as it is in the moment that is read, or that it is gone.
 - ``cdc`` tells every change with its image; ``net`` the last one of each key. Rows come in the wrong order on purpose:
   only ``_order`` says which was first.
+- ``rowversion`` is a column that whoever writes sets to the version.
 """
 
 from __future__ import annotations
@@ -21,9 +22,19 @@ from shared.clients.sql.dialect import DriverConnection, Statement
 from shared.clients.sql.sqlite import SqliteDialect, SqliteDriver
 from shared.model.sql_job import SqlJob
 from shared.policy.sql.names import TableName
-from shared.ports.tables import Capture, Change, LakeColumn, Selection, SourceColumn, TableShape, Window
+from shared.ports.tables import (
+    Capture,
+    Change,
+    DatabaseFacts,
+    LakeColumn,
+    Selection,
+    SourceColumn,
+    TableShape,
+    Tracking,
+    Window,
+)
 
-_FIRST_LSN = "0x" + "0" * 20
+_NO_LSN = "0x" + "F" * 20
 
 
 class ChangingSource:
@@ -33,8 +44,11 @@ class ChangingSource:
         self.path = path
         with self.connect() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("CREATE TABLE _clock (version INTEGER, floor INTEGER)")
-            connection.execute("INSERT INTO _clock VALUES (0, 0)")
+            connection.execute("CREATE TABLE _clock (version INTEGER, floor INTEGER, fork TEXT)")
+            connection.execute("INSERT INTO _clock VALUES (0, 0, '')")
+            # Of each capture of a table: what it has, and the last version before it.
+            connection.execute("CREATE TABLE _captures (table_name TEXT, name TEXT, columns TEXT, since INTEGER)")
+            connection.execute("CREATE TABLE _tracking (table_name TEXT, name TEXT, since INTEGER)")
 
     def connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30)
@@ -78,7 +92,46 @@ class ChangingSource:
             ):  # fmt: skip
                 body = " ".join(f"{insert} VALUES ({version}, '{operation}', {values});" for operation, values in told)
                 connection.execute(f"CREATE TRIGGER {log}_{name} AFTER {event} ON {table} {when} BEGIN {body} END")
+            connection.execute("INSERT INTO _tracking SELECT ?, 'log', version FROM _clock", (table,))
+            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, 0)", (table, table, ",".join(columns)))
         connection.close()
+
+    def capture(self, table: str, name: str, columns: Sequence[str], since: int | None = None) -> None:
+        """A second capture; without ``since`` the last version before it is not known yet."""
+        connection = self.connect()
+        with connection:
+            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, ?)", (table, name, ",".join(columns), since))
+        connection.close()
+
+    def truncate(self, table: str) -> None:
+        """Empty a table; no change tells of it, and the version stays what it is."""
+        connection = self.connect()
+        with connection:
+            triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?",
+                                          (table,)).fetchall()  # fmt: skip
+            for name, _ in triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+            connection.execute(f"DELETE FROM {table}")
+            connection.execute(f"DELETE FROM _log_{table}")
+            for _, sql in triggers:
+                connection.execute(sql)
+            connection.execute("UPDATE _tracking SET since = (SELECT version FROM _clock) WHERE table_name = ?",
+                               (table,))  # fmt: skip
+        connection.close()
+
+    def keep(self, backup: Path) -> None:
+        with self.connect() as connection, sqlite3.connect(backup) as kept:
+            connection.backup(kept)
+
+    def restore(self, backup: Path, fork: str = "") -> None:
+        """As it was when it was kept, from where it goes on; ``fork`` is what it says of that."""
+        with sqlite3.connect(backup) as kept, self.connect() as connection:
+            kept.backup(connection)
+        self.restore_mark(fork)
+
+    def restore_mark(self, fork: str) -> None:
+        with self.connect() as connection:
+            connection.execute("UPDATE _clock SET fork = ?", (fork,))
 
     def clean_up(self) -> None:
         """Forget all changes so far, as retention does."""
@@ -103,6 +156,10 @@ class ChangingSource:
 
 
 class ChangeTables(SqliteDialect):
+    def facts(self, connection: DriverConnection) -> DatabaseFacts:
+        ((fork,),) = connection.rows("SELECT fork FROM _clock")
+        return replace(super().facts(connection), fork=str(fork))
+
     def tables(self, connection: DriverConnection) -> Sequence[TableName]:
         return [table for table in super().tables(connection) if not table.name.startswith("_")]
 
@@ -111,21 +168,37 @@ class ChangeTables(SqliteDialect):
         ((logged,),) = connection.rows("SELECT COUNT(*) FROM sqlite_master WHERE name = ?", (f"_log_{table.name}",))
         if not logged or query is not None:
             return shape
-        capture = Capture(table.name, tuple(column.name for column in shape.columns), net=True, since=_FIRST_LSN)
-        return replace(shape, tracked=True, captures=(capture,))
+        captures = connection.rows("SELECT name, columns, since FROM _captures WHERE table_name = ? ORDER BY rowid",
+                                   (table.name,))  # fmt: skip
+        ((tracking, began),) = connection.rows("SELECT name, since FROM _tracking WHERE table_name = ?", (table.name,))
+        return replace(
+            shape, tracked=True, tracking=Tracking(str(tracking), str(began)),
+            captures=tuple(
+                Capture(str(name), tuple(str(columns).split(",")), net=True, since=_NO_LSN if since is None else
+                        f"0x{since:020x}")
+                for name, columns, since in captures
+            ),
+        )  # fmt: skip
 
     def position(self, shape: TableShape, change: Change, column: str | None) -> Statement:
         if change == "tracking":
             return Statement("SELECT CAST(version AS TEXT) FROM _clock")
         if change == "cdc":
             return Statement("SELECT printf('0x%020x', version) FROM _clock")
+        if change == "rowversion":
+            return Statement("SELECT printf('0x%016x', version + 1) FROM _clock")
         return super().position(shape, change, column)
 
     def oldest(self, shape: TableShape, change: Change, capture: str | None) -> Statement | None:
+        name = self.text(shape.table.name)
         if change == "tracking":
-            return Statement("SELECT CAST(floor AS TEXT) FROM _clock")
+            began = f"(SELECT since FROM _tracking WHERE table_name = {name})"
+            return Statement(f"SELECT CAST(MAX(floor, {began}) AS TEXT) FROM _clock")
         if change == "cdc":
-            return Statement("SELECT printf('0x%020x', floor) FROM _clock")
+            since = f"(SELECT since FROM _captures WHERE table_name = {name} AND name = {self.text(capture or '')})"
+            return Statement(f"SELECT COALESCE(printf('0x%020x', MAX(floor, {since})), '{_NO_LSN}') FROM _clock")
+        if change == "rowversion":
+            return None
         return super().oldest(shape, change, capture)
 
     def source(self, selection: Selection) -> str:
@@ -160,6 +233,9 @@ class ChangeTables(SqliteDialect):
         ]
 
     def window(self, selection: Selection, window: Window) -> list[str]:
+        if window.change == "rowversion":
+            value = self.reference(selection, self.column(selection.shape, window.column or ""))
+            return [f"{value} >= {int(window.after or '0', 0)}", f"{value} < {int(window.upto, 0)}"]
         return super().window(selection, window) if window.change == "watermark" else []
 
     def projection(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ from typing import Any
 
 from shared.engine.sql import quality, sums
 from shared.engine.sql.cursor import Cursor, save_cursor
+from shared.engine.sql.reach import is_ahead
 from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
 from shared.engine.sql.ties import gathered, load_seen
+from shared.errors import Unsupported
 from shared.ports.tables import KeyRange, PartFile, TableCommit
 
 
@@ -154,8 +156,20 @@ def _result(decided: dict[str, Any], slices: list[dict[str, Any]], upto: str | N
 async def _cursor(
     run: SqlRun, decided: dict[str, Any], slices: list[dict[str, Any]], upto: str | None, key: str
 ) -> Cursor:
-    """What is to be remembered; its digests are written before the commit that refers to them."""
+    """What is to be remembered; its digests are written before the commit that refers to them.
+
+    Raises:
+        Unsupported: code ``position_expired``: the source is behind what was read before, so that what it did not tell
+            says nothing.
+    """
     store, before = run.records.store, decided["cursor"]
+    after = before["position"] if decided["load"] == "increment" else None
+    if upto is not None and not is_ahead(decided["change"], upto, after):
+        raise Unsupported(
+            f"the source is at {upto}, behind {after}, which was read before; the next run reads the table anew; where "
+            "the setting leads to several replicas, let it lead to one",
+            code="position_expired",
+        )
     stays = upto is None
     seen_key = ""
     if decided["remembers_ties"]:
@@ -178,6 +192,8 @@ async def _cursor(
         seen=seen_key,
         run=run.records.run,
         measured=_measured(run, decided, slices) or (before["measured"] if before else {}),
+        # Where the database no longer says, what it said before is still to be compared with.
+        fork=run.facts.fork or (before or {}).get("fork", ""),
     )
 
 

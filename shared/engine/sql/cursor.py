@@ -22,12 +22,13 @@ class Cursor:
         change: How changes are told, None for full loads.
         column: Of a watermark or rowversion.
         position: The upper bound of what was read; None where there were no rows.
-        capture: The CDC capture instance.
+        capture: The CDC capture instance; of change tracking, what it tracked with.
         key: By which rows were merged.
         columns: Lake columns of the source as it was then, under the source's names.
         seen: Where the digests of rows at the boundary lie in the run store; empty where there are none.
         run: That made the commit.
         measured: Rows, bytes in the lake, seconds and streams of the last full load.
+        fork: Of the database, as far as it said; see ``ports.DatabaseFacts``.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Cursor:
     seen: str
     run: str
     measured: dict[str, float] = field(default_factory=dict)
+    fork: str = ""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

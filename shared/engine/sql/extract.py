@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.engine.sql import quality, sums
-from shared.engine.sql.plan_table import CHANGE_TYPES, reached
+from shared.engine.sql.plan_table import CHANGE_TYPES
+from shared.engine.sql.reach import reached
 from shared.engine.sql.run import SqlRun, columns_of, shape_of
 from shared.engine.sql.sessions import SessionThread, opened
 from shared.engine.sql.ties import Ties, load_seen

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from shared.engine.sql import quality
+from shared.engine.sql import quality, reach
 from shared.engine.sql.cursor import Cursor, load_cursor, mended
 from shared.engine.sql.prepare import applies
+from shared.engine.sql.reach import TELLS_CHANGES
 from shared.engine.sql.run import (
     SqlRun,
     columns_document,
@@ -38,7 +39,6 @@ from shared.ports.tables import (
 )
 
 CHANGE_TYPES = (LakeColumn("_operation", "string"), LakeColumn("_position", "string"), LakeColumn("_order", "int64"))
-TELLS_CHANGES = ("tracking", "cdc")
 # An increment larger than so many slices is cut as a full load is; counting it first costs a pass over its rows.
 _LARGE_INCREMENT_SLICES = 2
 
@@ -107,17 +107,6 @@ def _rules(run: SqlRun, entry: dict[str, Any], shape: TableShape) -> list[qualit
     return quality.rules_of(run.job, is_meant, shape, run.database.tables, run.facts.default_schema)
 
 
-def reached(change: str, position: str, oldest: str) -> bool:
-    """Whether changes after ``position`` can still be asked for, where ``oldest`` is the last one that is gone."""
-    if change == "cdc":
-        return _number(position, 16) >= _number(oldest, 16)
-    return _number(position, 10) >= _number(oldest, 10)
-
-
-def _number(position: str, base: int) -> int:
-    return int(position, 16 if position[:2].lower() == "0x" else base)
-
-
 def lake_names_of(shape: TableShape, names: Sequence[str], mapping: dict[str, str]) -> tuple[str, ...]:
     """The lake's names of the first lake column of source columns."""
     first = {column.name: column.lake[0].name for column in shape.columns}
@@ -152,6 +141,8 @@ class _Planned:
         with run.database.sessions(1, consistent=consistent, for_table=shape) as sessions:
             session = sessions[0]
             load, reason, capture = self._load(session, column)
+            if capture and capture.note:
+                self.warnings.append(f"the capture instance {capture.name}: {capture.note}")
             disposition, deletes, written_as = self._write(load, reason)
             plan = scale.plan_table(self._facts(load))
             if plan.failure:
@@ -189,7 +180,7 @@ class _Planned:
         return {
             "wish": self.entry["wish"], "planned_at": run.clock().isoformat(), "token": uuid.uuid4().hex[:12],
             "shape": shape_document(shape), "load": load, "reload_reason": reason, "change": change, "column": column,
-            "capture": capture.name if capture else None, "disposition": disposition, "deletes": deletes,
+            "capture": reach.told_by(shape, change, capture), "disposition": disposition, "deletes": deletes,
             "written_as": written_as, "moments": moments, "catch_up": is_load and plan.catch_up and change is not None,
             "window": asdict(window) if window else None, "upto": upto,
             "ranges": [asdict(one) if one else None for one in ranges], "parallel": parallel,
@@ -268,7 +259,7 @@ class _Planned:
     def _load(self, session: TableSession, column: str | None) -> tuple[str, str | None, Capture | None]:
         """Full or increment, why it is full where an increment was to be expected, and the capture instance."""
         wish, cursor, change = self.wish, self.cursor, self.wish.change
-        newest = self.shape.captures[-1] if self.shape.captures and change == "cdc" else None
+        newest = (reach.whole(self.shape) or self.shape.captures)[-1] if change == "cdc" else None
         if change is None:
             return "full", None, None
         if self._is_reset() and self.turn == 0:
@@ -278,39 +269,22 @@ class _Planned:
             return "full", self.void or None, newest
         if cursor.identity != self.run.facts.identity:
             return "full", "the setting leads to another database than before", newest
+        if cursor.fork and self.run.facts.fork and cursor.fork != self.run.facts.fork:
+            why = (
+                "the database was restored, or lost something in a failover (it is on another recovery fork than "
+                "before), so that it need not have what was read"
+            )
+            return "full", why, newest
         if cursor.change != change or (cursor.column or "").casefold() != (column or "").casefold():
             return "full", f"changes were told by {cursor.change or 'nothing'} before, and are by {change} now", newest
         disposition, _ = self.run.job.write_of(wish, has_key=bool(self.shape.key))
         if disposition in ("merge", "history") and cursor.key != list(self.shape.key):
             return "full", "rows are known by another key than before", newest
-        if change not in TELLS_CHANGES:
-            return "increment", None, None
         if cursor.position is None:
-            return "full", None, newest
-        capture = self._capture(cursor)
-        oldest = session.oldest(self.shape, change, capture.name if capture else None)
-        if oldest is not None and not reached(change, cursor.position, oldest):
-            kept = "change tracking's retention" if change == "tracking" else "CDC's retention"
-            why = (
-                f"changes since {cursor.position} are gone, {kept} being shorter than the time between runs (the "
-                f"oldest that is left is {oldest})"
-            )
-            return "full", why, newest
-        now = session.position(self.shape, change, column)
-        if change == "tracking" and now is not None and not reached(change, now, cursor.position):
-            # Switched off and on again for the database, or a backup: what it told in between is not known.
-            why = f"the database counts its changes anew: it is at {now}, and {cursor.position} was read before"
-            return "full", why, newest
-        return "increment", None, capture
-
-    def _capture(self, cursor: Cursor) -> Capture | None:
-        """The newest instance that reaches back to the cursor, so that a new one takes over when its time has come."""
-        if self.wish.change != "cdc":
-            return None
-        position = cursor.position or ""
-        old = [one for one in self.shape.captures if one.name == cursor.capture]
-        fit = [one for one in self.shape.captures if reached("cdc", position, one.since)]
-        return (fit or old or list(self.shape.captures))[-1]
+            return ("full" if change in TELLS_CHANGES else "increment"), None, newest
+        capture = reach.capture_of(self.shape, cursor) if change == "cdc" else None
+        why = reach.why_anew(session, self.shape, change, column, cursor, capture)
+        return ("full", why, newest) if why else ("increment", None, capture)
 
     def _write(self, load: str, reason: str | None) -> tuple[str, str, str]:
         """Disposition, deletes, and what this commit is: the first load of an incremental table replaces."""

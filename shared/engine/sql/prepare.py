@@ -95,7 +95,7 @@ async def prepare(
         "database": {
             "dialect": facts.dialect, "product": facts.product, "database": facts.database,
             "identity": facts.identity, "default_schema": facts.default_schema, "snapshots": facts.snapshots,
-            "why_not": facts.why_not,
+            "why_not": facts.why_not, "fork": facts.fork,
         },
     })  # fmt: skip
     return facts, numbers, counts

@@ -23,8 +23,9 @@ from typing import Any
 from shared.engine.sql import quality
 from shared.engine.sql.cursor import Cursor, load_cursor, mended, save_cursor
 from shared.engine.sql.extract import Cancelled
-from shared.engine.sql.plan_table import CHANGE_TYPES, TELLS_CHANGES, chosen_columns, reached
+from shared.engine.sql.plan_table import CHANGE_TYPES, chosen_columns
 from shared.engine.sql.prepare import applies
+from shared.engine.sql.reach import TELLS_CHANGES, is_ahead, reached
 from shared.engine.sql.run import SqlRun, cursor_key, table_options
 from shared.engine.sql.sessions import SessionThread, apart, opened
 from shared.engine.sql.two_sides import Difference, TwoSides, comparable
@@ -199,6 +200,9 @@ class _Reconciling:
                 return
         upto = await session.call(session.session.position, self.shape, change, cursor.column)
         if upto is None or (change != "watermark" and upto == cursor.position):
+            return
+        if not is_ahead(change, upto, cursor.position):
+            self.notes.append("the source is behind what was read of it before, so that no changes are told as pending")
             return
         lookback_s = self.wish.lookback or 0.0
         # Of CDC all changes, which every capture instance can tell.

@@ -43,6 +43,7 @@ from shared.ports.tables import (
     SourceColumn,
     TableDatabase,
     TableShape,
+    Tracking,
 )
 
 _UNFIT = re.compile(r"[^\w$#@ ()-]+")
@@ -292,7 +293,8 @@ def shape_document(shape: TableShape) -> dict[str, Any]:
         "columns": [
             [one.name, one.type, one.nullable, columns_document(one.lake), one.note] for one in shape.columns
         ],
-        "captures": [[one.name, list(one.columns), one.net, one.since] for one in shape.captures],
+        "captures": [[one.name, list(one.columns), one.net, one.since, one.note] for one in shape.captures],
+        "tracking": [shape.tracking.name, shape.tracking.since] if shape.tracking else None,
     }  # fmt: skip
 
 
@@ -308,8 +310,9 @@ def shape_of(document: Mapping[str, Any]) -> TableShape:
         rows=document["rows"],
         size_bytes=document["size_bytes"],
         tracked=document["tracked"],
-        captures=tuple(Capture(name, tuple(columns), net, since) for name, columns, net, since in document["captures"]),
+        captures=tuple(Capture(name, tuple(columns), *more) for name, columns, *more in document["captures"]),
         facts=document["facts"],
+        tracking=Tracking(*document["tracking"]) if document.get("tracking") else None,
     )
 
 
