@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -32,13 +33,24 @@ except KeyboardInterrupt:
     print("drained", flush=True)
     sys.exit(42)
 """
+# The standard library's takes seconds. This one is found before it, and waits in the middle for as long as it is told.
+QUICK_VENV = """
+import os, pathlib, shutil, sys, time
+made, target = pathlib.Path(os.environ["MADE"]), pathlib.Path(sys.argv[1])
+(target / "bin").mkdir(parents=True)
+while (target.parent / "hold").exists():
+    time.sleep(0.01)
+shutil.copytree(made, target, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
+"""
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="process groups and execv are POSIX; run it on Linux")
 
 
 def offline(checkout: Path) -> dict[str, str]:
     """An environment in which pip can reach no index, wherever it is configured."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-    return {**inherited, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "HOME": str(checkout)}
+    quick = checkout.parent / "quick"
+    ready = {"PYTHONPATH": str(quick), "MADE": (quick / "made").read_text(encoding="utf-8")} if quick.exists() else {}
+    return {**inherited, **ready, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "HOME": str(checkout)}
 
 
 def run(checkout: Path, *args: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
@@ -54,13 +66,13 @@ def run(checkout: Path, *args: str, python: str = sys.executable) -> subprocess.
     )
 
 
-def start(checkout: Path, *args: str) -> "subprocess.Popen[str]":
+def start(checkout: Path, *args: str, output: IO[str] | int = subprocess.PIPE) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, str(checkout / "dev.py"), *args],
         cwd=checkout,
         env=offline(checkout),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
@@ -108,17 +120,27 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One environment with pip in it, to be copied; making one takes seconds."""
+    """One environment with pip in it, for others to be made from; making one takes seconds."""
     made = tmp_path_factory.mktemp("made") / ".venv"
     subprocess.run([sys.executable, "-m", "venv", str(made)], check=True, capture_output=True)
     return made
 
 
 @pytest.fixture
-def checkout(bare: Path, environment: Path) -> Path:
-    """A checkout with an environment that somebody made by hand."""
-    shutil.copytree(environment, bare / ".venv", symlinks=True)
+def quick(bare: Path, environment: Path) -> Path:
+    """A checkout without an environment, where making one is quick."""
+    folder = bare.parent / "quick"
+    folder.mkdir()
+    (folder / "venv.py").write_text(QUICK_VENV, encoding="utf-8")
+    (folder / "made").write_text(str(environment), encoding="utf-8")
     return bare
+
+
+@pytest.fixture
+def checkout(quick: Path, environment: Path) -> Path:
+    """A checkout with an environment that somebody made by hand."""
+    shutil.copytree(environment, quick / ".venv", symlinks=True, copy_function=os.link)
+    return quick
 
 
 @pytest.mark.parametrize("args", [(), ("-h",), ("--help",), ("help",), ("check", "-h"), ("bench", "--help")])
@@ -239,31 +261,47 @@ def test_a_failing_installation_shows_why_and_the_next_run_recovers(checkout: Pa
 
 
 @posix_only
-def test_a_kill_half_way_is_noticed(bare: Path) -> None:
-    with start(bare, "demo") as killed:
-        wait_until(lambda: (bare / ".venv" / "bin").exists())
+def test_a_kill_half_way_is_noticed(quick: Path) -> None:
+    hold = quick / "hold"
+    hold.touch()
+    with start(quick, "demo") as killed:
+        wait_until(lambda: (quick / ".venv" / "bin").exists())
         os.killpg(killed.pid, signal.SIGKILL)
-    assert marker(bare)["state"] == "installing"
-    done = run(bare, "demo")
+    hold.unlink()
+    assert marker(quick)["state"] == "installing"
+    done = run(quick, "demo")
     assert done.returncode == 7, done.stderr
     assert "making it anew" in done.stdout
 
 
 @posix_only
-def test_whoever_comes_second_waits_even_for_the_orphan_of_a_killed_one(bare: Path) -> None:
-    with start(bare, "demo") as killed:
-        wait_until(lambda: (bare / ".venv" / "bin").exists())
+def test_whoever_comes_second_waits_even_for_the_orphan_of_a_killed_one(quick: Path) -> None:
+    hold, output = quick / "hold", quick / "output"
+    hold.touch()
+    with output.open("w", encoding="utf-8") as written, start(quick, "demo") as killed:
+        wait_until(lambda: (quick / ".venv" / "bin").exists())
         killed.kill()
-        done = run(bare, "demo")
-    assert "waiting for it" in done.stdout
-    assert done.returncode == 7, done.stderr
+        with start(quick, "demo", output=written) as second:
+            wait_until(lambda: "waiting for it" in output.read_text(encoding="utf-8"))
+            assert installs(output.read_text(encoding="utf-8")) == 0
+            hold.unlink()
+    assert second.returncode == 7, output.read_text(encoding="utf-8")
+    assert installs(output.read_text(encoding="utf-8")) == 1
 
 
-def test_two_at_once_install_once(bare: Path) -> None:
-    both = [start(bare, "demo") for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [7, 7], outputs
-    assert sum(map(installs, outputs)) == 1
+def test_two_at_once_install_once(quick: Path) -> None:
+    hold, outputs = quick / "hold", [quick / "output 1", quick / "output 2"]
+    hold.touch()
+
+    def printed() -> list[str]:
+        return [output.read_text(encoding="utf-8") for output in outputs]
+
+    with outputs[0].open("w", encoding="utf-8") as one, outputs[1].open("w", encoding="utf-8") as other:
+        both = [start(quick, "demo", output=output) for output in (one, other)]
+        wait_until(lambda: any("waiting for it" in output for output in printed()))
+        hold.unlink()
+        assert [process.wait(timeout=120) for process in both] == [7, 7], printed()
+    assert sum(map(installs, printed())) == 1
 
 
 @posix_only
