@@ -476,8 +476,9 @@ _CONNECT = re.compile(r"FATAL:\s+(.*)")
 # What the server says before there is a SQLSTATE to read: source: its message catalogue, in English.
 _FATAL = (
     ("password authentication failed", "28P01"), ("no pg_hba.conf entry", "28000"), ("role ", "28000"),
-    ("database ", "3D000"), ("too many clients", "53300"), ("remaining connection slots", "53300"),
+    ("database ", "3D000"), ("sorry, too many clients", "53300"), ("remaining connection slots", "53300"),
     ("too many connections", "53300"), ("the database system is", "57P03"),
+    ("terminating connection due to administrator command", "57P01"), ("permission denied for database", "28000"),
 )  # fmt: skip
 
 
@@ -564,7 +565,8 @@ def _state_of(said: str) -> str:
     match = _CONNECT.search(said)
     if match is None:
         return ""
-    return next((state for words, state in _FATAL if match[1].lstrip().startswith(words) or words in match[1]), "")
+    # By how it begins: there are roles and databases in what is said of limits too, and in "the database system is".
+    return next((state for words, state in _FATAL if match[1].startswith(words)), "")
 
 
 def _words(said: str) -> str:
