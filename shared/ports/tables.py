@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from shared.policy.sql.checksum import MD5_UTF_8, Definition
 from shared.policy.sql.names import TableName
 
 if TYPE_CHECKING:
@@ -190,12 +191,12 @@ class ColumnSum:
 class Summary:
     """Of the rows of a selection, computed by the database. ``columns`` is empty where only rows were asked for.
 
-    ``text_encoding`` is the encoding in which the database hashes text (``utf-8``, ``utf-16-le``).
+    ``definition`` is that of :mod:`shared.policy.sql.checksum` by which the database made integers of values.
     """
 
     rows: int
     columns: Mapping[str, ColumnSum] = field(default_factory=dict)
-    text_encoding: str = "utf-8"
+    definition: Definition = MD5_UTF_8
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Checksums of columns over Arrow batches, against the definition computed value by value in plain Python."""
 
 import hashlib
+import json
 import math
 import struct
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
+from typing import Any, cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,42 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.engine.sql.lookup3 import of_values, of_words
 from shared.engine.sql.md5 import heads
 from shared.engine.sql.row_digests import row_digests
 from shared.engine.sql.sums import Sums, arrow_type, compact, differences, from_document, to_document, together
-from shared.policy.sql.checksum import HASH_MASK, NAN_BITS, P
-from shared.policy.sql.types import PLAIN, decimal_of
+from shared.policy.sql.checksum import LOOKUP3, NAN_BITS, NOT_A_NUMBER, Definition, P
+from shared.policy.sql.types import PLAIN
 from shared.ports.tables import ColumnSum, LakeColumn, Summary
+from tests.support.checksums import integer_of
 
-EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a timestamp without a zone is what is tested
+DEFINITIONS: tuple[Definition, ...] = get_args(Definition)
 EXACT = Context(prec=100)
-
-
-def reference(value: object, lake_type: str, encoding: str) -> int:
-    """The table of shared.policy.sql.checksum, read line by line."""
-    digits = decimal_of(lake_type)
-    if lake_type == "bool":
-        return int(bool(value))
-    if lake_type.startswith("int"):
-        assert isinstance(value, int)
-        return value % P
-    if lake_type == "date32":
-        assert isinstance(value, date)
-        return (value - date(1970, 1, 1)).days % P
-    if lake_type.startswith("timestamp"):
-        assert isinstance(value, datetime)
-        since = value.astimezone(UTC).replace(tzinfo=None) - EPOCH if value.tzinfo else value - EPOCH
-        return ((since.days * 86_400 + since.seconds) * 10**6 + since.microseconds) % P
-    if digits:
-        assert isinstance(value, Decimal)
-        return int(value.scaleb(digits[1], EXACT)) % P
-    if lake_type in ("float", "double"):
-        assert isinstance(value, float)
-        bits = NAN_BITS if math.isnan(value) else struct.unpack("<q", struct.pack("<d", value))[0]
-        return bits % P
-    data = value.encode(encoding) if isinstance(value, str) else value
-    assert isinstance(data, bytes)
-    return int.from_bytes(hashlib.md5(data).digest()[:4], "big") & HASH_MASK
 
 
 VALUES: dict[str, st.SearchStrategy] = {
@@ -60,8 +37,8 @@ VALUES: dict[str, st.SearchStrategy] = {
     "date32": st.dates(),
     "timestamp[us]": st.datetimes(),
     "timestamp[us, UTC]": st.datetimes(timezones=st.just(UTC)),
-    "string": st.text(max_size=400) | st.sampled_from(["", "a", "é", "𝄞", "x" * 500]),
-    "binary": st.binary(max_size=400),
+    "string": st.text(max_size=400) | st.sampled_from(["", "a", "é", "𝄞", "x" * 500, "y" * 2048, "é" * 1025]),
+    "binary": st.binary(max_size=400) | st.sampled_from([b"x" * 2048, b"x" * 2049]),
 }
 for precision, scale in ((1, 0), (10, 2), (18, 18), (19, 4), (38, 0), (38, 10), (38, 38)):
     largest = 10**precision - 1
@@ -74,14 +51,14 @@ def test_every_plain_type_is_tested() -> None:
     assert set(PLAIN) <= set(VALUES)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("definition", DEFINITIONS)
 @pytest.mark.parametrize("lake_type", VALUES)
-def test_sums_are_those_of_the_definition(lake_type: str, encoding: str) -> None:
+def test_sums_are_those_of_the_definition(lake_type: str, definition: Definition) -> None:
     @settings(max_examples=40, deadline=None, derandomize=True)
     @given(st.lists(st.none() | VALUES[lake_type], max_size=40), st.integers(0, 5), st.integers(1, 7))
     def agree(values: list[object], skipped: int, repeated: int) -> None:
         array = pa.array(values * repeated, arrow_type(lake_type)).slice(skipped)
-        sums = Sums([LakeColumn("c", lake_type)], encoding)
+        sums = Sums([LakeColumn("c", lake_type)], definition)
         half = len(array) // 2
         for part in (array.slice(0, half), array.slice(half)):
             sums.add(pa.record_batch({"other": pa.nulls(len(part)), "c": part}))
@@ -89,21 +66,58 @@ def test_sums_are_those_of_the_definition(lake_type: str, encoding: str) -> None
         there = [value for value in left if value is not None]
         assert sums.rows == len(left)
         assert sums.result() == {
-            "c": ColumnSum(len(left) - len(there), sum(reference(value, lake_type, encoding) for value in there))
+            "c": ColumnSum(len(left) - len(there), sum(integer_of(value, lake_type, definition) for value in there))
         }
 
     agree()
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
-def test_many_different_texts_and_long_ones(encoding: str) -> None:
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_many_different_texts_and_long_ones(definition: Definition) -> None:
     texts: list[str | None] = [f"{'ä𝄞' * (number % 3)}{number}{'z' * (number % 300)}" for number in range(6_000)]
-    texts += ["x" * 100_000, "", None, "\x00"]
-    sums = Sums([LakeColumn("c", "string")], encoding)
+    texts += ["x" * 100_000, "", None, "\x00", "y" * 2048, "z" * 2049]
+    sums = Sums([LakeColumn("c", "string")], definition)
     sums.add(pa.record_batch({"c": pa.array(texts)}))
     assert sums.result()["c"] == ColumnSum(
-        1, sum(reference(text, "string", encoding) for text in texts if text is not None)
+        1, sum(integer_of(text, "string", definition) for text in texts if text is not None)
     )
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("lake_type", ["string", "binary"])
+def test_few_texts_many_times(lake_type: str, definition: Definition) -> None:
+    values = ["a", "bé", "c" * 3000, None] if lake_type == "string" else [b"a", b"\xff", b"c" * 3000, None]
+    sums = Sums([LakeColumn("c", lake_type)], definition)
+    sums.add(pa.record_batch({"c": pa.array(values * 50_000, arrow_type(lake_type))}))
+    expected = sum(integer_of(value, lake_type, definition) for value in values if value is not None)
+    assert sums.result()["c"] == ColumnSum(50_000, 50_000 * expected)
+
+
+@pytest.mark.parametrize("lake_type", ["int32", "int64", "timestamp[us]", "double", "decimal128(38, 4)"])
+def test_more_values_than_are_hashed_at_once(lake_type: str) -> None:
+    # Of numbers up to the largest of 64 bits, so that their sum has more.
+    numbers = [(number * 0x9E3779B97F4A7C15 + 1) % 2**64 - 2**63 for number in range(50_000)]
+    values: list[Any] = {
+        "int32": [number >> 32 for number in numbers],
+        "int64": [*numbers, -(2**63), 2**63 - 1],
+        "timestamp[us]": [datetime(1970, 1, 1) + timedelta(microseconds=number >> 9) for number in numbers],  # noqa: DTZ001
+        "double": [struct.unpack("<d", struct.pack("<q", number))[0] for number in numbers],
+        "decimal128(38, 4)": [Decimal(number * 10**17).scaleb(-4, EXACT) for number in numbers],
+    }[lake_type]
+    sums = Sums([LakeColumn("c", lake_type)], LOOKUP3)
+    sums.add(pa.record_batch({"c": pa.array(values, arrow_type(lake_type))}))
+    assert sums.result()["c"].total == sum(integer_of(value, lake_type, LOOKUP3) for value in values)
+
+
+def test_known_hashes() -> None:
+    """As SELECT hashtextextended(v, 0), hashint8extended(5, 0) of PostgreSQL 15 say."""
+    texts = ["", "a", "abcdefghijk", "abcdefghijkl", "abcdefghijklm"]
+    data, offsets = np.frombuffer("".join(texts).encode(), np.uint8), np.cumsum([0, *map(len, texts)])
+    found = of_values(data, offsets[:-1], np.diff(offsets))
+    assert found.view(np.int64).tolist() == [
+        -6939563903564495251, 3591986179850072241, 3112909444737856467, -7556637188122330412, 8871624171452417744,
+    ]  # fmt: skip
+    assert of_words(np.array([5], np.uint32)).view(np.int64).tolist() == [-9138765687874534020]
 
 
 def test_digests_of_every_length_around_the_blocks() -> None:
@@ -121,24 +135,34 @@ def test_every_nan_is_one(payload: int) -> None:
     sums = Sums([LakeColumn("c", "double")])
     sums.add(pa.record_batch({"c": array}))
     assert sums.result()["c"].total == NAN_BITS % P
+    sums = Sums([LakeColumn("c", "double")], LOOKUP3)
+    sums.add(pa.record_batch({"c": array}))
+    assert sums.result()["c"].total == NOT_A_NUMBER
 
 
-def test_what_lies_below_a_null_does_not_count() -> None:
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_what_lies_below_a_null_does_not_count(definition: Definition) -> None:
     valid = pa.py_buffer(bytes([0b101]))
+    words = struct.pack("<3q", 1, 77, 2)
     buffers = {
-        "decimal128(38, 0)": struct.pack("<6q", 1, 0, 77, 77, 2, 0),
-        "int64": struct.pack("<3q", 1, 77, 2),
+        "decimal128(38, 0)": (struct.pack("<6q", 1, 0, 77, 77, 2, 0), [Decimal(1), Decimal(2)]),
+        "decimal128(10, 0)": (struct.pack("<6q", 1, 0, 77, 77, 2, 0), [Decimal(1), Decimal(2)]),
+        "int64": (words, [1, 2]),
+        "timestamp[us]": (words, [datetime(1970, 1, 1, 0, 0, 0, us) for us in (1, 2)]),  # noqa: DTZ001
+        "double": (words, [5e-324, 1e-323]),
     }
-    for lake_type, data in buffers.items():
+    for lake_type, (data, there) in buffers.items():
         array = pa.Array.from_buffers(arrow_type(lake_type), 3, [valid, pa.py_buffer(data)])
-        sums = Sums([LakeColumn("c", lake_type)])
+        sums = Sums([LakeColumn("c", lake_type)], definition)
         sums.add(pa.record_batch({"c": array}))
-        assert sums.result()["c"] == ColumnSum(1, 3)
+        expected = sum(integer_of(value, lake_type, definition) for value in there)
+        assert sums.result()["c"] == ColumnSum(1, expected), lake_type
 
 
-def test_columns_of_the_lakes_wider_types_are_summed_as_the_source_has_them() -> None:
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_columns_of_the_lakes_wider_types_are_summed_as_the_source_has_them(definition: Definition) -> None:
     columns = [LakeColumn("i", "int32"), LakeColumn("d", "decimal128(10, 2)"), LakeColumn("s", "string")]
-    narrow, wide = Sums(columns), Sums(columns)
+    narrow, wide = Sums(columns, definition), Sums(columns, definition)
     values = {"i": [1, -2], "d": [Decimal("1.25"), None], "s": ["a", "b"]}
     narrow.add(pa.record_batch(values, schema=pa.schema([(one.name, arrow_type(one.type)) for one in columns])))
     lake = pa.schema([("i", pa.int64()), ("d", pa.decimal128(20, 4)), ("s", pa.large_string())])
@@ -151,9 +175,9 @@ def test_a_missing_column_is_an_error() -> None:
         Sums([LakeColumn("c", "int32")]).add(pa.record_batch({"d": [1]}))
 
 
-def test_an_unknown_encoding_is_an_error() -> None:
-    with pytest.raises(ValueError, match="latin-1"):
-        Sums([], "latin-1")
+def test_an_unknown_definition_is_an_error() -> None:
+    with pytest.raises(ValueError, match="crc32"):
+        Sums([], cast(Definition, "crc32"))
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
@@ -205,11 +229,18 @@ def test_slices_add_up() -> None:
         together([ONE, Summary(1, {"a": ColumnSum(0, 1)})])
 
 
-def test_other_encodings_are_not_compared() -> None:
-    other = Summary(3, ONE.columns, "utf-16-le")
+def test_other_definitions_are_neither_compared_nor_added() -> None:
+    other = Summary(3, ONE.columns, LOOKUP3)
     assert compact(ONE) != compact(other)
-    with pytest.raises(ValueError, match="utf-16-le"):
+    with pytest.raises(ValueError, match="lookup3"):
         differences(ONE, other)
+    with pytest.raises(ValueError, match="definitions"):
+        together([ONE, other])
+
+
+def test_sums_of_any_size_are_kept() -> None:
+    large = Summary(3, {"a": ColumnSum(0, -(10**40))}, LOOKUP3)
+    assert from_document(json.loads(json.dumps(to_document(large)))) == large
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -231,7 +262,7 @@ def test_digests_of_rows_are_equal_for_equal_rows_alone(lake_type: str) -> None:
         assert len(set(digests.tolist())) == len(values)
         alone = row_digests(pa.record_batch({"c": array}), columns[:1])
         keys = [
-            None if value is None else (reference(value, lake_type, "utf-8"), repr(value))
+            None if value is None else (integer_of(value, lake_type, LOOKUP3), repr(value))
             for value in array.to_pylist()
         ]
         assert len(set(alone.tolist())) == len(set(keys))

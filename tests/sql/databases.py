@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sqlite3
-import struct
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, date, datetime
-from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +12,14 @@ import pytest
 
 from shared.clients.sql import open_database
 from shared.model.sql_job import SqlSource, Types
-from shared.policy.sql.checksum import HASH_MASK, NAN_BITS, P
 from shared.policy.sql.names import TableName
 from shared.ports.tables import Selection, TableDatabase, TableSession, TableShape
+from tests.support.checksums import integer_of
 from tests.support.postgres import PostgresDatabase, odbc_missing
 
 BATCH_BYTES = 1 << 20
 KINDS = ("sqlite", "postgresql", "postgresql-odbc")
 _SETTINGS = itertools.count(1)
-_WIDE = Context(prec=80)
 
 
 class World:
@@ -106,32 +101,12 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def integer_of(value: Any, lake_type: str) -> int:
-    """As shared/policy/sql/checksum.py says, in plain Python, from what it says alone."""
-    if lake_type == "bool" or lake_type.startswith("int"):
-        return int(value) % P
-    if lake_type == "date32":
-        return (value - date(1970, 1, 1)).days % P
-    if lake_type.startswith("timestamp"):
-        zone = UTC if "UTC" in lake_type else None
-        passed = value - datetime(1970, 1, 1, tzinfo=zone)
-        return ((passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds) % P
-    if lake_type.startswith("decimal128"):
-        scale = int(lake_type.rstrip(")").rpartition(", ")[2])
-        return int(Decimal(value).scaleb(scale, context=_WIDE)) % P
-    if lake_type in ("float", "double"):
-        bits = NAN_BITS if value != value else struct.unpack("<q", struct.pack("<d", value))[0]
-        return int(bits) % P
-    data = value.encode() if isinstance(value, str) else value
-    return int.from_bytes(hashlib.md5(data).digest()[:4], "big") & HASH_MASK
-
-
-def totals(rows: Sequence[dict[str, Any]], shape: TableShape) -> dict[str, tuple[int, int]]:
+def totals(rows: Sequence[dict[str, Any]], shape: TableShape, definition: str) -> dict[str, tuple[int, int]]:
     """Nulls and total of each column."""
     return {
         column.name: (
             sum(row[column.name] is None for row in rows),
-            sum(integer_of(row[column.name], column.type) for row in rows if row[column.name] is not None),
+            sum(integer_of(row[column.name], column.type, definition) for row in rows if row[column.name] is not None),
         )
         for column in shape.lake_columns
     }

@@ -133,7 +133,9 @@ def test_every_type_at_its_extremes(world: World) -> None:
         expected = ([None] if nulls else []) + [value for _, value in cases]
         assert [_exact(row["v"]) for row in rows] == [_exact(value) for value in expected], declared
         assert summary.rows == len(expected)
-        assert {key: (sums.nulls, sums.total) for key, sums in summary.columns.items()} == totals(rows, shape), declared
+        assert {key: (sums.nulls, sums.total) for key, sums in summary.columns.items()} == totals(
+            rows, shape, summary.definition
+        ), declared
 
 
 def _exact(value: Any) -> str:
@@ -189,7 +191,9 @@ def test_a_value_of_many_megabytes(world: World) -> None:
     ]
     with world.database.sessions(1, consistent=True) as (session,):
         summary = session.summary(Selection(shape), checksums=True)
-    assert {key: (sums.nulls, sums.total) for key, sums in summary.columns.items()} == totals(rows, shape)
+    assert {key: (sums.nulls, sums.total) for key, sums in summary.columns.items()} == totals(
+        rows, shape, summary.definition
+    )
 
 
 def test_more_columns_than_a_statement_has_room_to_sum(world: World) -> None:
@@ -573,7 +577,7 @@ def test_sessions_of_one_moment_while_others_write(world: World) -> None:
                     seen.append(rows_of(session, Selection(shape, order_by=("id",))))
                     summary = session.summary(Selection(shape), checksums=True)
                     assert summary.rows == len(seen[-1])
-                    assert summary.columns["amount"].total == totals(seen[-1], shape)["amount"][1]
+                    assert summary.columns["amount"].total == totals(seen[-1], shape, summary.definition)["amount"][1]
             assert seen[0] == seen[1] == seen[2]
             assert sum(row["amount"] for row in seen[0]) == 5000
             states.add(len(seen[0]))

@@ -48,7 +48,7 @@ def test_decimals(postgresql: World, declared: str) -> None:
     table = pa.Table.from_batches(batches)
     assert str(table.schema.field("v").type) == "decimal128" + declared.removeprefix("numeric")
     assert table.column("v").to_pylist() == [None if value is None else Decimal(value) for value in values]
-    added = Sums(shape.lake_columns)
+    added = Sums(shape.lake_columns, summary.definition)
     for batch in batches:
         added.add(batch)
     assert added.result() == summary.columns
@@ -72,7 +72,7 @@ def test_microseconds_add_up_on_both_sides_of_what_a_double_holds(postgresql: Wo
     with postgresql.database.sessions(1, consistent=True) as (session,):
         batches = list(session.batches(Selection(shape), batch_bytes=1 << 20))
         summary = session.summary(Selection(shape), checksums=True)
-    added = Sums(shape.lake_columns)
+    added = Sums(shape.lake_columns, summary.definition)
     for batch in batches:
         added.add(batch)
     assert added.result() == summary.columns

@@ -155,7 +155,7 @@ def assert_summary(live: Live, selection: Selection, rows: list[dict[str, Any]])
     with live.database.sessions(1, consistent=False) as (session,):
         summary = session.summary(selection, checksums=True)
         assert session.summary(selection, checksums=False).rows == len(rows)
-    assert summary.rows == len(rows) and summary.text_encoding == "utf-16-le"
+    assert summary.rows == len(rows) and summary.definition == "md5 utf-16-le"
     for column in selection.shape.lake_columns:
         values = [row[column.name] for row in rows]
         expected = sum(integer_of(value, column.type) for value in values if value is not None)

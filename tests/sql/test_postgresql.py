@@ -17,6 +17,7 @@ from shared.errors import (
     TransientError,
     Unsupported,
 )
+from shared.policy.sql.checksum import MD5_UTF_8
 from shared.policy.sql.names import TableName
 from shared.ports.tables import KeyRange, RowRule, Selection
 from tests.sql.databases import World, rows_of, totals
@@ -183,9 +184,11 @@ def test_text_of_another_encoding_is_hashed_as_utf8(postgres_server: PostgresSer
     shape = world.shape("words")
     with world.database.sessions(1, consistent=True) as (session,):
         rows = rows_of(session, Selection(shape))
-        sums = session.summary(Selection(shape), checksums=True).columns["v"]
+        summary = session.summary(Selection(shape), checksums=True)
     assert {row["v"] for row in rows} == {"Äpfel", "x"}
-    assert (sums.nulls, sums.total) == totals(rows, shape)["v"]
+    sums = summary.columns["v"]
+    assert summary.definition == MD5_UTF_8
+    assert (sums.nulls, sums.total) == totals(rows, shape, summary.definition)["v"]
 
 
 def test_text_without_an_encoding_is_refused(postgres_server: PostgresServer) -> None:

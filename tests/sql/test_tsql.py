@@ -14,6 +14,7 @@ from shared.clients.sql.dialect import COLUMN_TYPES, Statement
 from shared.clients.sql.tsql import MEMORY_OPTIMIZED, TSqlDialect, from_histogram
 from shared.errors import AccessDenied, MigrationError, Unsupported
 from shared.model.sql_job import Types
+from shared.policy.sql.checksum import MD5_UTF_16
 from shared.policy.sql.names import TableName
 from shared.ports.tables import (
     Capture,
@@ -497,7 +498,7 @@ def test_a_summary_sums_what_is_read(dialect: TSqlDialect) -> None:
         f"SELECT COUNT_BIG(*), COUNT_BIG(*) - COUNT_BIG(q.[Id]), COALESCE(SUM({_mod('CAST(q.[Id] AS bigint)')}), 0) "
         "FROM (SELECT t.[Id] AS [Id] FROM [dbo].[Orders] AS t) AS q OPTION (MAXDOP 1)"
     )
-    assert dialect.text_encoding == "utf-16-le"
+    assert dialect.definition == MD5_UTF_16
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class Session:
             count = int(rows)
             for column, nulls, total in zip(statement.columns, sums[::2], sums[1::2], strict=True):
                 columns[column.name] = ColumnSum(int(nulls), int(total))
-        return Summary(count, columns, self._dialect.text_encoding)
+        return Summary(count, columns, self._dialect.definition)
 
     def batches(self, selection: Selection, *, batch_bytes: int) -> "Iterator[pa.RecordBatch]":
         statement = self._dialect.rows(selection)

@@ -15,7 +15,7 @@ A dialect implements what is abstract. The rest are hooks with an answer that mo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from shared.clients.sql.own_sql import checked_condition, checked_query
 from shared.errors import MigrationError, NotFound, Unsupported
 from shared.model.sql_job import Types
-from shared.policy.sql.checksum import P
+from shared.policy.sql.checksum import MD5_UTF_8, Definition, P
 from shared.policy.sql.names import TableName, quote
 from shared.ports.tables import (
     RULE_COLUMN,
@@ -96,7 +96,8 @@ class Dialect(ABC):
     """One kind of database. Without state of its own but for the job's wishes about types."""
 
     name: ClassVar[str]
-    text_encoding: ClassVar[str] = "utf-8"
+    definition: Definition = MD5_UTF_8
+    """Of the checksums; known when a connection has been prepared."""
     quotes: ClassVar[tuple[str, str]] = ('"', '"')
     count: ClassVar[str] = "COUNT"
     """The function that counts in 64 bits."""
@@ -104,6 +105,8 @@ class Dialect(ABC):
     """Connections that :meth:`begin` needs beside those of several sessions that are to see one moment."""
     hint: str = ""
     """What stands behind every statement that reads rows."""
+    fence: ClassVar[str] = ""
+    """What stands behind rows that are to be made once, however often the statement around them speaks of a value."""
 
     def __init__(self, types: Types) -> None:
         self.types = types
@@ -250,8 +253,8 @@ class Dialect(ABC):
         statement = self._rows(selection)
         return replace(statement, sql=statement.sql + self.hint)
 
-    def _rows(self, selection: Selection) -> Statement:
-        columns, expressions = self._projected(selection)
+    def _rows(self, selection: Selection, *, summed: bool = False) -> Statement:
+        columns, expressions = self._projected(selection, self.summed if summed else self.projection)
         joins = []
         for number, rule in enumerate(selection.rules):
             join, broken = self._rule(selection, rule, number)
@@ -274,7 +277,7 @@ class Dialect(ABC):
         if not checksums:
             return [Statement(f"SELECT {self.count}(*) {self._from(selection)}{self.hint}")]
         bare = replace(selection, rules=(), order_by=())
-        lake, inner = selection.shape.lake_columns, self._rows(bare).sql
+        lake, inner = selection.shape.lake_columns, self._rows(bare, summed=True).sql
         statements = []
         for start in range(0, len(lake), _SUMMED_AT_ONCE):
             columns = lake[start : start + _SUMMED_AT_ONCE]
@@ -282,14 +285,22 @@ class Dialect(ABC):
             for column in columns:
                 value = f"q.{self.quoted(column.name)}"
                 sums.append(f"{self.count}(*) - {self.count}({value})")
-                sums.append(f"COALESCE(SUM({self.checksum(column, value)}), 0)")
-            sql = f"SELECT {self.count}(*), {', '.join(sums)} FROM ({inner}) AS q{self.hint}"
+                sums.append(self.total(column, value))
+            sql = f"SELECT {self.count}(*), {', '.join(sums)} FROM ({inner}{self.fence}) AS q{self.hint}"
             statements.append(Statement(sql, (), columns))
         return statements
 
+    def summed(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:
+        """For each lake column, SQL for what :meth:`total` adds up, where that is cheaper than :meth:`projection`."""
+        return self.projection(selection, column, value)
+
+    def total(self, column: LakeColumn, value: str) -> str:
+        """SQL for the sum of the integers of :meth:`summed` values, or for its text; 0 where there are none."""
+        return f"COALESCE(SUM({self.checksum(column, value)}), 0)"
+
     @abstractmethod
     def checksum(self, column: LakeColumn, value: str) -> str:
-        """SQL for the integer of a projected value, as :mod:`shared.policy.sql.checksum` says; NULL of NULL."""
+        """SQL for the integer of a summed value, as :mod:`shared.policy.sql.checksum` says; 0 or NULL of NULL."""
 
     def broken_rows(self, selection: Selection, rule: RowRule) -> Statement:
         join, broken = self._rule(selection, rule, 0)
@@ -347,11 +358,13 @@ class Dialect(ABC):
 
     # -- parts of statements -----------------------------------------------------------------------------------------
 
-    def _projected(self, selection: Selection) -> tuple[list[LakeColumn], list[str]]:
+    def _projected(
+        self, selection: Selection, projection: Callable[[Selection, SourceColumn, str], tuple[str, ...]]
+    ) -> tuple[list[LakeColumn], list[str]]:
         columns: list[LakeColumn] = []
         expressions: list[str] = []
         for column in selection.shape.columns:
-            projected = self.projection(selection, column, self.reference(selection, column))
+            projected = projection(selection, column, self.reference(selection, column))
             assert len(projected) == len(column.lake), column
             columns += column.lake
             expressions += projected

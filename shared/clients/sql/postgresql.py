@@ -58,7 +58,7 @@ from shared.errors import (
     Unsupported,
 )
 from shared.model.sql_job import Types
-from shared.policy.sql.checksum import HASH_MASK, NAN_BITS, P
+from shared.policy.sql.checksum import HASH_MASK, LOOKUP3, MINUS_ZERO, NAN_BITS, NOT_A_NUMBER, WHOLE, ZERO, P
 from shared.policy.sql.names import TableName
 from shared.policy.sql.types import decimal, decimal_of
 from shared.ports.tables import Change, DatabaseFacts, LakeColumn, Selection, SourceColumn, TableShape
@@ -77,6 +77,20 @@ _SETTINGS = {
 # Between these a double holds the seconds since 1970 so exactly that their microseconds are told by rounding: up to
 # 2**51 of them, divided and multiplied with half a unit in the last place lost each time.
 _NEAR = ("1930-01-01", "2030-01-01")
+# What PostgreSQL hashes with, values of each kind, and what these add up to where the functions are those of the
+# definition; they are others where the bytes of a number stand the other way round, and may be in other products.
+_FUNCTIONS = (
+    "hashtextextended(text,int8)", "hash_array_extended(anyarray,int8)", "hashfloat8extended(float8,int8)",
+    "timestamp_hash_extended(timestamp,int8)", "sha256(bytea)",
+)  # fmt: skip
+_PROBED_TEXT = f"CASE n WHEN 40 THEN repeat('ß', {WHOLE}) ELSE substr(repeat('0aé€😀', 8), 1, n) END"
+_PROBES = {
+    "string": _PROBED_TEXT,
+    "binary": f"convert_to({_PROBED_TEXT}, 'UTF8')",
+    "double": "CASE n WHEN 0 THEN 'NaN' WHEN 1 THEN '-0' WHEN 2 THEN 'infinity' ELSE (n - 20)::float8 / 7 END",
+    "timestamp[us]": "timestamp '2000-01-01' + (n - 20) * interval '123456789.123457 seconds'",
+}
+PROBED = ("-36511025905109240387", "-36511025905109239147", "9727239322212139026", "-50339536602061377877")
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SAVEPOINT = "lake_begun"
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -89,6 +103,7 @@ _FRESH = 0.05
 
 class PostgresqlDialect(Dialect):
     name = "postgresql"
+    fence = " OFFSET 0"
 
     def __init__(self, types: Types, *, times_checked_in_sql: bool = False, decimals_as_integers: bool = False) -> None:
         """``types`` as in the job; the rest is about the driver.
@@ -103,6 +118,7 @@ class PostgresqlDialect(Dialect):
         self._times_checked_in_sql = times_checked_in_sql
         self._integer_digits = INTEGER_DIGITS if decimals_as_integers else 0
         self._server_encoding = "UTF8"
+        self._is_probed = False
 
     # -- the catalog -------------------------------------------------------------------------------------------------
 
@@ -110,8 +126,26 @@ class PostgresqlDialect(Dialect):
         settings = ", ".join(
             f"set_config({self.text(name)}, {self.text(value)}, false)" for name, value in _SETTINGS.items()
         )
-        ((encoding, *_),) = connection.rows(f"SELECT current_setting('server_encoding'), {settings}")
+        functions = " AND ".join(
+            f"COALESCE(has_function_privilege(to_regprocedure({self.text(name)})::oid, 'EXECUTE'), false)"
+            for name in _FUNCTIONS
+        )
+        ((encoding, has_functions, *_),) = connection.rows(
+            f"SELECT current_setting('server_encoding'), ({functions})::int4, {settings}"
+        )
         self._server_encoding = str(encoding)
+        if not self._is_probed:
+            if encoding == "UTF8" and int(has_functions) and self._probed(connection) == PROBED:
+                self.definition = LOOKUP3
+            self._is_probed = True
+
+    def _probed(self, connection: DriverConnection) -> tuple[str, ...]:
+        values = ", ".join(f"{value} AS {self.quoted(kind)}" for kind, value in _PROBES.items())
+        totals = ", ".join(f"SUM({_lookup3(kind, f'q.{self.quoted(kind)}')})::text" for kind in _PROBES)
+        (found,) = connection.rows(
+            f"SELECT {totals} FROM (SELECT {values} FROM generate_series(0, 40) n OFFSET 0) AS q"
+        )
+        return tuple(str(total) for total in found)
 
     def facts(self, connection: DriverConnection) -> DatabaseFacts:
         ((version, database, oid, schema, asked),) = connection.rows(
@@ -350,7 +384,25 @@ class PostgresqlDialect(Dialect):
             return (f"{value}::numeric::text",)
         return (f"{value}::text",)
 
+    def summed(self, selection: Selection, column: SourceColumn, value: str) -> tuple[str, ...]:
+        lake = column.lake[0].type
+        plain = decimal_of(lake) or lake == "date32" or lake.startswith("timestamp")
+        if self.definition == LOOKUP3 and plain:
+            return (value,)
+        return super().summed(selection, column, value)
+
+    def total(self, column: LakeColumn, value: str) -> str:
+        digits = decimal_of(column.type)
+        if self.definition != LOOKUP3 or digits is None:
+            return f"COALESCE(SUM({self.checksum(column, value)}), 0)::text"
+        found = f"SUM({value})"
+        # Of NaN the cast makes an error, which is also what comes of reading it.
+        whole = f"COALESCE(trunc({found} * 1{'0' * digits[1]}), 0)::text"
+        return f"CASE WHEN {found} = 'NaN' THEN {found}::int8::text ELSE {whole} END"
+
     def checksum(self, column: LakeColumn, value: str) -> str:
+        if self.definition == LOOKUP3:
+            return _lookup3(column.type, value)
         kind = column.type
         if kind == "bool":
             return f"{value}::int4"
@@ -436,6 +488,33 @@ class PostgresqlDialect(Dialect):
             "AND n < total) AS bounds ORDER BY bounds.k"
         )
         return [str(text) for (text,) in found]
+
+
+def _lookup3(kind: str, value: str) -> str:
+    """SQL for the integer of a value that is no decimal, by the definition of that name; 0 or NULL of NULL."""
+    if kind == "bool":
+        return f"{value}::int4"
+    if kind.startswith("int"):
+        return value
+    if kind == "date32":
+        return f"{value} - date '1970-01-01'"
+    if kind.startswith("timestamp"):
+        moment = value if kind == "timestamp[us]" else f"{value} AT TIME ZONE interval '0'"
+        return f"timestamp_hash_extended({moment}, 0)"
+    if kind in ("float", "double"):
+        # The hash takes both zeros for one.
+        zero = f"CASE float8send({value}::float8) WHEN '\\x8000000000000000' THEN {MINUS_ZERO} ELSE {ZERO} END"
+        odd = f"WHEN {value} = 'NaN' THEN {NOT_A_NUMBER} ELSE {zero}"
+        return f"CASE WHEN {value} <> 0 AND {value} <> 'NaN' THEN hashfloat8extended({value}::float8, 0) {odd} END"
+    short = f'hashtextextended({value} COLLATE "C", 0)'
+    if kind == "binary":
+        short = f"hash_array_extended(ARRAY[{value}], 0)"
+    content = value if kind == "binary" else f"convert_to({value}, 'UTF8')"
+    # Spelt out, since an array of NULL is not NULL.
+    return (
+        f"CASE WHEN octet_length({value}) <= {WHOLE} THEN {short} "
+        f"WHEN octet_length({value}) > {WHOLE} THEN hash_array_extended(ARRAY[sha256({content})], 0) END"
+    )
 
 
 def _column(name: str, source_type: str, kind: str, modifier: int, *, nullable: bool, domain: str) -> SourceColumn:

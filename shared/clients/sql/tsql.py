@@ -16,7 +16,7 @@ from shared.clients.sql.dialect import COLUMN_TYPES, ROWS, Dialect, DriverConnec
 from shared.clients.sql.own_sql import checked_query
 from shared.errors import AccessDenied, Configuration, NotFound, Unsupported
 from shared.model.sql_job import Types
-from shared.policy.sql.checksum import HASH_MASK, P
+from shared.policy.sql.checksum import HASH_MASK, MD5_UTF_16, P
 from shared.policy.sql.names import TableName
 from shared.policy.sql.types import decimal_of
 from shared.ports.tables import (
@@ -108,7 +108,7 @@ ORDER BY STATS_DATE(st.object_id, st.stats_id) DESC"""
 
 class TSqlDialect(Dialect):
     name = "mssql"
-    text_encoding = "utf-16-le"
+    definition = MD5_UTF_16
     quotes = ("[", "]")
     count = "COUNT_BIG"
     spare: ClassVar[int] = 1

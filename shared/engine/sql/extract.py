@@ -19,6 +19,7 @@ from shared.engine.sql.sessions import SessionThread, opened
 from shared.engine.sql.ties import Ties, load_seen
 from shared.errors import IntegrityMismatch, ServiceUnavailable, SourceChanged, TransientError, Unsupported
 from shared.model.sql_steps import SqlCounts, no_sql_counts
+from shared.policy.sql.checksum import MD5_UTF_8
 from shared.ports.tables import (
     OPERATION_COLUMN,
     ORDER_COLUMN,
@@ -299,14 +300,14 @@ class _Slice:
         self.source = source
         self.ties = ties
         self.read = 0
-        encoding = source.text_encoding if source else sums.UTF_8
+        definition = source.definition if source else MD5_UTF_8
         self.lake_name: dict[str, str] = dict(reading.decided["names"])
         columns = reading.shape.lake_columns if "checksum" in reading.run.job.checks else ()
         self.checks = quality.RowChecks(reading.rules)
-        self.repeated = sums.Sums(columns, encoding)
-        self.quarantined = sums.Sums(columns, encoding)
+        self.repeated = sums.Sums(columns, definition)
+        self.quarantined = sums.Sums(columns, definition)
         # Of the lake's names and the source's types: what became wider adds up as what it was.
-        self.target = sums.Sums([replace(one, name=self.lake_name[one.name]) for one in columns], encoding)
+        self.target = sums.Sums([replace(one, name=self.lake_name[one.name]) for one in columns], definition)
 
     def take(self, batch: "pa.RecordBatch") -> "tuple[pa.RecordBatch, pa.RecordBatch | None]":
         """The rows of a batch that are to be written, under the lake's names, and those for quarantine.

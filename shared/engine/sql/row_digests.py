@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shared.engine.sql.md5 import halves
-from shared.engine.sql.sums import UTF_8, arrow_type, pieces
+from shared.engine.sql.sums import arrow_type
+from shared.engine.sql.totals import hashes_of_bytes, pieces
 from shared.policy.sql.checksum import NAN_BITS
 from shared.ports.tables import LakeColumn
 
@@ -53,8 +53,8 @@ def _value_digests(values: pa.Array) -> Digests:
 def _present(values: pa.Array) -> Digests:
     type_ = values.type
     if pa.types.is_string(type_) or pa.types.is_binary(type_):
-        data, offsets = pieces(values, UTF_8)
-        return halves(data, offsets[:-1], np.diff(offsets))
+        data, offsets = pieces(values)
+        return hashes_of_bytes(data, offsets[:-1], np.diff(offsets), binary=False)
     if pa.types.is_decimal128(type_):
         words = np.frombuffer(values.buffers()[1], np.uint64)[2 * values.offset : 2 * (values.offset + len(values))]
         return _mixed(words[0::2] + _mixed(words[1::2] + _STEP))

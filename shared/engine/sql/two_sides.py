@@ -195,7 +195,7 @@ class TwoSides:
         selection = Selection(self._compared_shape, within, self._window)
         source = await self._session.call(self._session.session.summary, selection, checksums=True)
         columns = [replace(one.source, name=one.lake_name) for one in self._columns]
-        found = sums.Sums(columns, source.text_encoding)
+        found = sums.Sums(columns, source.definition)
         fits = True
         async with aclosing(self._lake_batches(within)) as batches:
             async for batch in batches:
