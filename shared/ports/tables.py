@@ -125,6 +125,12 @@ class TableShape:
     def lake_columns(self) -> tuple[LakeColumn, ...]:
         return tuple(column for source in self.columns for column in source.lake)
 
+    @property
+    def whole_captures(self) -> tuple[Capture, ...]:
+        """Capture instances that have all columns."""
+        names = {column.name.casefold() for column in self.columns}
+        return tuple(one for one in self.captures if names <= {name.casefold() for name in one.columns})
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:

@@ -24,6 +24,7 @@ from shared.ports.tables import (
     Selection,
     SourceColumn,
     TableShape,
+    Tracking,
     Window,
 )
 
@@ -546,6 +547,13 @@ def test_tracked_changes_begin_behind_the_last_version_and_end_with_the_upper(di
     )
 
 
+def test_a_version_beyond_an_int_is_a_plain_number_too(dialect: TSqlDialect) -> None:
+    # No expression is taken there, a CAST neither.
+    sql = dialect.rows(Selection(shape(), window=Window("tracking", "2147483648", "9223372036854775807"))).sql
+    assert "CHANGETABLE(CHANGES [dbo].[Orders], 2147483648) AS c" in sql
+    assert sql.endswith("WHERE t.[SYS_CHANGE_VERSION] <= 9223372036854775807")
+
+
 def test_a_deleted_row_breaks_no_rule(dialect: TSqlDialect) -> None:
     rule = RowRule("not_null", ("Name",))
     tracked = dialect.rows(Selection(shape(), window=Window("tracking", "5", "9"), rules=(rule,))).sql
@@ -597,7 +605,11 @@ def test_positions_of_cdc(dialect: TSqlDialect) -> None:
         "sys.fn_cdc_decrement_lsn(NULLIF(sys.fn_cdc_get_min_lsn(N'dbo_Orders'), 0x00000000000000000000)) AS since) AS p"
     )
     two = shape(captures=(CAPTURE, Capture("new", ("Id", "Name"), True, LSN_9)))
-    assert dialect.position(two, "cdc", None).sql == "SELECT CONVERT(varchar(22), sys.fn_cdc_get_max_lsn(), 1)"
+    assert dialect.position(two, "cdc", None) == dialect.position(shape(), "cdc", None), "an older one tells all of it"
+    narrow = shape(captures=(Capture("old", ("Id",), True, LSN_1), Capture("new", ("ID", "NAME"), True, LSN_9)))
+    assert "sys.fn_cdc_get_min_lsn(N'new')" in dialect.position(narrow, "cdc", None).sql
+    none = shape(captures=(Capture("old", ("Id",), True, LSN_1), Capture("new", ("Name",), True, LSN_9)))
+    assert "sys.fn_cdc_get_min_lsn(N'old')" in dialect.position(none, "cdc", None).sql
     oldest = dialect.oldest(two, "cdc", "dbo_Orders")
     assert oldest is not None and oldest.sql == (
         "SELECT CONVERT(varchar(22), COALESCE(sys.fn_cdc_decrement_lsn(NULLIF("
@@ -612,6 +624,8 @@ def test_positions_of_cdc(dialect: TSqlDialect) -> None:
         (shape(key=()), Window("tracking", "1", "2"), "no_key"),
         (shape(), Window("tracking", None, "2"), "value_unfit"),
         (shape(), Window("tracking", "1 OR 1=1", "2"), "value_unfit"),
+        (shape(), Window("tracking", "-1", "2"), "value_unfit"),
+        (shape(), Window("tracking", "1", "9223372036854775808"), "value_unfit"),
         (shape(), Window("tracking", "1", "2; DROP TABLE x"), "value_unfit"),
         (shape(captures=()), Window("cdc", LSN_1, LSN_9), "not_captured"),
         (shape(), Window("cdc", LSN_1, LSN_9, capture="gone"), "not_captured"),
@@ -817,15 +831,17 @@ def described(table: Sequence[Any], columns: Sequence[Sequence[Any]], *more: tup
     return TSqlDialect(Types()).describe(server, TableName("dbo", "orders"), None)
 
 
-TABLE = (7, "U", 0, 0, 0, 0, 1, 1200, 8192, 1, 1, 1, "Latin1_General_CI_AS", "dbo", "Orders")
-ID = ("Id", "int", 4, 10, 0, False, None, True, False, None, False, 1, 56)
-NAME = ("Name", "varchar", 50, 0, 0, True, "Greek_CI_AS", False, False, None, False, None, 167)
+TABLE = (7, "U", 0, 0, 0, 0, 1, 1200, 8192, 1, 1, 1, "Latin1_General_CI_AS", "dbo", "Orders", "7.19", "5")
+ID = ("Id", "int", 4, 10, 0, False, None, True, False, None, False, 1, 56, 0)
+NAME = ("Name", "varchar", 50, 0, 0, True, "Greek_CI_AS", False, False, None, False, None, 167, 1)
 
 
 def test_a_table_as_the_catalog_has_it() -> None:
     found = described(TABLE, [ID, NAME])
     assert str(found.table) == "dbo.Orders" and found.key == ("Id",)
     assert (found.rows, found.size_bytes, found.tracked) == (1200, 8192, True)
+    assert found.tracking == Tracking("7.19", "5")
+    assert described((*TABLE[:6], 0, *TABLE[7:15], "7.", None), [ID, NAME]).tracking is None
     assert [(one.name, one.type, one.nullable) for one in found.columns] == [
         ("Id", "int", False), ("Name", "varchar(50) collate Greek_CI_AS", True),
     ]  # fmt: skip
@@ -840,14 +856,18 @@ def test_captures_oldest_first_with_their_columns() -> None:
         for name, net, created, columns in (("new", 0, 2, "[Id], [Name]"), ("old", 1, 1, "[Id]"))
     ]
     found = described(captured, [ID, NAME], ("sp_cdc_help", help_rows), ("fn_cdc_get_min_lsn", [(LSN_1, 1)]))
-    assert found.captures == (Capture("old", ("Id",), True, LSN_1), Capture("new", ("Id", "Name"), False, LSN_1))
+    note = (
+        "CDC may keep other characters than the table's, beyond ASCII, where a column's code page is not the "
+        "database's (Name); make it nvarchar, or choose change: tracking"
+    )
+    assert found.captures == (Capture("old", ("Id",), True, LSN_1), Capture("new", ("Id", "Name"), False, LSN_1, note))
     assert found.facts[tsql_changes.COMMANDS] == {"old": True, "new": True}
 
 
 def test_what_a_table_is_beside_its_columns_is_noted() -> None:
-    special = (7, "U", 2, 0, 1, 0, 0, 0, None, 1, 0, 0, "Latin1_General_CI_AS", "dbo", "Orders")
-    masked = ("Mail", "nvarchar", 100, 0, 0, True, None, False, False, None, True, None, 231)
-    computed = ("Total", "money", 8, 19, 4, True, None, False, True, None, False, None, 60)
+    special = (7, "U", 2, 0, 1, 0, 0, 0, None, 1, 0, 0, "Latin1_General_CI_AS", "dbo", "Orders", "7.", None)
+    masked = ("Mail", "nvarchar", 100, 0, 0, True, None, False, False, None, True, None, 231, 1)
+    computed = ("Total", "money", 8, 19, 4, True, None, False, True, None, False, None, 60, 0)
     found = described(special, [ID, masked, computed])
     assert found.facts["temporal"] == "current" and found.facts[MEMORY_OPTIMIZED] is True
     assert found.facts["masked"] == ["Mail"] and "UNMASK" in found.columns[1].note
@@ -863,7 +883,7 @@ def test_what_a_table_is_beside_its_columns_is_noted() -> None:
         (TABLE, [(*ID[:9], 1, *ID[10:])], Unsupported, "encrypted_column"),
         (
             TABLE,
-            [("c", "cursor", 4, 0, 0, True, None, False, False, None, False, None, 99)],
+            [("c", "cursor", 4, 0, 0, True, None, False, False, None, False, None, 99, 0)],
             Unsupported,
             "type_unsupported",
         ),
@@ -875,6 +895,31 @@ def test_a_table_that_cannot_be_read(
     with pytest.raises(kind) as caught:
         described(table, columns)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("engine", "answered", "fork"),
+    [
+        (3, [("4F1C0000-0000-0000-0000-000000000001",)], "4f1c0000-0000-0000-0000-000000000001"),
+        (8, [("4F1C0000-0000-0000-0000-000000000001",)], "4f1c0000-0000-0000-0000-000000000001"),
+        (3, [], ""),
+        (3, [(None,)], ""),
+        # There is no such view, and a restored database is another one, whatever its name.
+        (5, [], "2024-05-06T07:08:09.010"),
+        (12, [], "2024-05-06T07:08:09.010"),
+    ],
+)
+def test_a_database_says_that_it_was_restored(
+    dialect: TSqlDialect, engine: int, answered: list[tuple[Any, ...]], fork: str
+) -> None:
+    facts = ("16.0.1000.6", "Developer", engine, "erp", "SQL1", None, "B", 1, "dbo", "2024-05-06T07:08:09.010")
+    server = Server(("recovery_fork_guid", answered), ("SERVERPROPERTY", [facts]))
+    found = dialect.facts(server)
+    assert (found.fork, found.identity) == (fork, "mssql:sql1/erp/b")
+    assert server.asked[-1] == (
+        "BEGIN TRY EXEC sys.sp_executesql N'SELECT CONVERT(nvarchar(36), recovery_fork_guid)\n"
+        " FROM sys.database_recovery_status WHERE database_id = DB_ID()' END TRY BEGIN CATCH SELECT TOP (0) 1 END CATCH"
+    )
 
 
 def test_a_query_is_described_by_the_server_in_the_place_where_it_will_stand(dialect: TSqlDialect) -> None:

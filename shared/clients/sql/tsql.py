@@ -2,12 +2,20 @@
 
 Sizes and rows come of ``sys.partitions`` and ``sys.allocation_units``, which whoever may read a table may read; the
 views of ``sys.dm_db_partition_stats`` ask for VIEW DATABASE STATE.
+
+That a database was restored, or lost something in a failover, its recovery fork tells: recovery after a restore starts
+a new one, and so does a failover that is forced ("sys.database_recovery_status", "Removing Database Mirroring",
+"Database Mirroring Operating Modes"). The view shows a database's row to its owner and to whoever has VIEW ANY
+DATABASE, which is everybody unless it was taken from them ("VIEW ANY DATABASE Permission"); Azure SQL Database has no
+such view. There a restore makes another database, which may take the place of the first by its name; the time when a
+database was made or got its name is another one then ("sys.databases", "Restore a database from a backup in Azure SQL
+Database").
 """
 
 # Statements are put together here; what goes into them is quoted or checked.
 # ruff: noqa: S608
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from shared.clients.sql import tsql_changes as changes
@@ -29,6 +37,7 @@ from shared.ports.tables import (
     Selection,
     SourceColumn,
     TableShape,
+    Tracking,
     Window,
 )
 
@@ -44,14 +53,21 @@ _WHOLE_ROWS = 2_000_000
 # Statistics keep the beginning of a text, whose place in the collation's order need not be that of the whole.
 _WHOLE_IN_STATISTICS = 50
 _AZURE_EDITIONS = (5, 8, 9, 11, 12)
+# Where no database is restored over another.
+_AZURE_DATABASES = (5, 12)
 _FIRST_VERSION = 13
 
 _FACTS = """\
 SELECT CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(128)), CAST(SERVERPROPERTY('Edition') AS nvarchar(128)),
  CAST(SERVERPROPERTY('EngineEdition') AS int), DB_NAME(), CAST(SERVERPROPERTY('ServerName') AS nvarchar(128)),
  CONVERT(nvarchar(36), d.group_database_id), CONVERT(nvarchar(36), d.service_broker_guid),
- d.snapshot_isolation_state, COALESCE(SCHEMA_NAME(), N'dbo')
+ d.snapshot_isolation_state, COALESCE(SCHEMA_NAME(), N'dbo'), CONVERT(nvarchar(23), d.create_date, 126)
 FROM sys.databases AS d WHERE d.database_id = DB_ID()"""
+
+# In a batch of its own: that a view is not there is an error which the batch that names it cannot catch.
+_FORK = """\
+BEGIN TRY EXEC sys.sp_executesql N'SELECT CONVERT(nvarchar(36), recovery_fork_guid)
+ FROM sys.database_recovery_status WHERE database_id = DB_ID()' END TRY BEGIN CATCH SELECT TOP (0) 1 END CATCH"""
 
 _TABLES = """\
 SELECT s.name, o.name FROM sys.objects AS o JOIN sys.schemas AS s ON s.schema_id = o.schema_id
@@ -68,7 +84,9 @@ SELECT o.object_id, RTRIM(o.type), COALESCE(t.temporal_type, 0), COALESCE(t.is_e
  HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(o.name), N'OBJECT', N'SELECT'),
  HAS_PERMS_BY_NAME(QUOTENAME(s.name) + N'.' + QUOTENAME(o.name), N'OBJECT', N'VIEW CHANGE TRACKING'),
  HAS_PERMS_BY_NAME(DB_NAME(), N'DATABASE', N'UNMASK'),
- CAST(DATABASEPROPERTYEX(DB_NAME(), 'Collation') AS nvarchar(128)), s.name, o.name
+ CAST(DATABASEPROPERTYEX(DB_NAME(), 'Collation') AS nvarchar(128)), s.name, o.name,
+ CONCAT(o.object_id, N'.', (SELECT MAX(i.object_id) FROM sys.internal_tables AS i
+  WHERE i.parent_id = o.object_id AND i.internal_type = 209)), CONVERT(nvarchar(20), c.begin_version)
 FROM sys.objects AS o JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 LEFT JOIN sys.tables AS t ON t.object_id = o.object_id
 LEFT JOIN sys.change_tracking_tables AS c ON c.object_id = o.object_id
@@ -83,7 +101,9 @@ _COLUMNS = """\
 SELECT c.name, TYPE_NAME(CASE WHEN c.system_type_id = 240 OR c.user_type_id < 256 THEN c.user_type_id
   ELSE c.system_type_id END),
  CAST(c.max_length AS int), CAST(c.precision AS int), CAST(c.scale AS int), c.is_nullable, c.collation_name,
- c.is_identity, c.is_computed, c.encryption_type, c.is_masked, k.key_ordinal, c.system_type_id
+ c.is_identity, c.is_computed, c.encryption_type, c.is_masked, k.key_ordinal, c.system_type_id,
+ CASE WHEN CAST(COLLATIONPROPERTY(c.collation_name, 'CodePage') AS int) <> CAST(COLLATIONPROPERTY(
+  CAST(DATABASEPROPERTYEX(DB_NAME(), 'Collation') AS nvarchar(128)), 'CodePage') AS int) THEN 1 ELSE 0 END
 FROM sys.columns AS c
 LEFT JOIN (SELECT ic.column_id, ic.key_ordinal FROM sys.indexes AS i JOIN sys.index_columns AS ic
   ON ic.object_id = i.object_id AND ic.index_id = i.index_id
@@ -120,13 +140,15 @@ class TSqlDialect(Dialect):
     # -- the catalog -------------------------------------------------------------------------------------------------
 
     def facts(self, connection: DriverConnection) -> DatabaseFacts:
-        ((version, edition, engine, database, server, group, broker, snapshots, schema),) = connection.rows(_FACTS)
+        (facts,) = connection.rows(_FACTS)
+        version, edition, engine, database, server, group, broker, snapshots, schema, made = facts
         if engine not in _AZURE_EDITIONS and int(str(version).partition(".")[0]) < _FIRST_VERSION:
             raise Configuration(
                 f"the server is version {version}; SQL Server 2016 (13.0) is the oldest that can be read",
                 code="server_too_old",
             )
         allowed = int(snapshots or 0) == 1
+        forks = [str(fork) for (fork,) in connection.rows(_FORK) if fork]
         return DatabaseFacts(
             dialect=self.name,
             product=f"SQL Server {version} ({edition})",
@@ -136,6 +158,7 @@ class TSqlDialect(Dialect):
             default_schema=str(schema),
             snapshots=allowed,
             why_not="" if allowed else _NO_SNAPSHOT.format(str(database).replace("]", "]]")),
+            fork=forks[0].lower() if forks else str(made) if engine in _AZURE_DATABASES else "",
         )
 
     def tables(self, connection: DriverConnection) -> Sequence[TableName]:
@@ -150,7 +173,7 @@ class TSqlDialect(Dialect):
                            subject=str(table))  # fmt: skip
         (
             number, kind, temporal, external, in_memory, captured, tracked, rows, size, readable, trackable, unmasked,
-            collation, schema, name,
+            collation, schema, name, tracker, began,
         ) = found[0]  # fmt: skip
         if not readable:
             raise AccessDenied(f"the login may not read {table}; grant SELECT", subject=str(table))
@@ -181,13 +204,14 @@ class TSqlDialect(Dialect):
             facts[changes.MAY_TRACK] = bool(trackable)
         captures: tuple[Capture, ...] = ()
         if captured:
-            captures, facts[changes.COMMANDS] = self._captures(connection, table)
+            captures, facts[changes.COMMANDS] = self._captures(connection, table, changes.other_code_pages(catalog))
         unknown = rows is None or kind == "V" or external or (in_memory and not rows)
         return TableShape(
             table=table, query=None,
             columns=tuple(_masked(column) if column.name in masked else column for column in columns),
             key=key, rows=-1 if unknown else int(rows), size_bytes=-1 if unknown or size is None else int(size),
             tracked=bool(tracked), captures=captures, facts=facts,
+            tracking=Tracking(str(tracker), str(began)) if tracked and began is not None else None,
         )  # fmt: skip
 
     def _described_query(self, connection: DriverConnection, table: TableName, query: str) -> TableShape:
@@ -234,7 +258,9 @@ class TSqlDialect(Dialect):
                 code="encrypted_column", subject=str(table),
             )  # fmt: skip
 
-    def _captures(self, connection: DriverConnection, table: TableName) -> tuple[tuple[Capture, ...], dict[str, bool]]:
+    def _captures(
+        self, connection: DriverConnection, table: TableName, other_code_pages: Collection[str]
+    ) -> tuple[tuple[Capture, ...], dict[str, bool]]:
         """Capture instances, oldest first, and of each whether the order of commands can be read."""
         # Whoever may not use any of them can still read the table.
         found = connection.rows(
@@ -245,7 +271,9 @@ class TSqlDialect(Dialect):
         for row in sorted(found, key=lambda row: (row[12], bytes(row[5] or b""))):
             name = str(row[2])
             ((since, ordered),) = connection.rows(changes.capture_since(name))
-            captures.append(Capture(name, changes.listed(str(row[14])), bool(row[7]), str(since)))
+            columns = changes.listed(str(row[14]))
+            note = changes.doubtful(column for column in columns if column in other_code_pages)
+            captures.append(Capture(name, columns, bool(row[7]), str(since), note))
             commands[name] = bool(ordered)
         return tuple(captures), commands
 

@@ -3,12 +3,24 @@
 Positions are text: a version of Change Tracking in digits, an LSN or a rowversion in hex. Sources: "Work with Change
 Tracking", "CHANGETABLE", "cdc.fn_cdc_get_all_changes_<capture_instance>", "cdc.fn_cdc_get_net_changes_<...>",
 "MIN_ACTIVE_ROWVERSION", and, about ``__$command_id``, "cdc.<capture_instance>_CT".
+
+The version that CHANGETABLE is given is a literal: it takes no expression. One beyond an int is numeric to the parser,
+which takes that too.
+
+TRUNCATE TABLE is no change that is tracked; it sets ``begin_version`` of "sys.change_tracking_tables" anew, to a
+version that may be the one that was read to. Where a table's tracking was switched off and on in between, what tracks
+it is another internal table ("sys.internal_tables").
+
+A capture instance begins when the capture process has recognized it; until then its start_lsn is NULL ("About change
+data capture", "cdc.change_tables"), which ``sys.fn_cdc_get_min_lsn`` gives as zero. What lies between the last LSN that
+was captured and one that is asked for was not captured yet: an upper bound beyond it would pass over it.
 """
 
 # ruff: noqa: S608
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from shared.errors import AccessDenied, Unsupported
 from shared.policy.sql.names import quote
@@ -44,7 +56,8 @@ ROWVERSION_POSITION = (
     f"SELECT CONVERT(varchar(18), COALESCE(CAST(SESSION_CONTEXT({_ROWVERSION_KEY}) AS binary(8)), "
     "CAST(MIN_ACTIVE_ROWVERSION() AS binary(8))), 1)"
 )
-_NEVER = "9223372036854775807"
+_LAST_VERSION = 2**63 - 1
+_NEVER = str(_LAST_VERSION)
 _GREATEST_LSN = "0xFFFFFFFFFFFFFFFFFFFF"
 # What is told of a capture that is gone; the LSN before it is, by the server's arithmetic, the greatest.
 _NO_LSN = "0x00000000000000000000"
@@ -112,7 +125,7 @@ def _check_tracked(shape: TableShape) -> None:
 
 
 def _version(position: str | None, shape: TableShape) -> str:
-    if position is None or not re.fullmatch(r"\d{1,19}", position):
+    if position is None or not re.fullmatch(r"\d{1,19}", position) or int(position) > _LAST_VERSION:
         raise _unfit(position, shape, "version of Change Tracking")
     return str(int(position))
 
@@ -129,11 +142,13 @@ def _primary_key(shape: TableShape) -> list[str]:
 
 
 def captured_position(shape: TableShape) -> str:
-    """The last LSN that was captured; of a new capture that has seen nothing yet, the one it begins behind."""
+    """The last LSN that was captured; of a new capture that has seen nothing yet, the one it begins behind.
+
+    Of several captures it is the oldest that can tell all columns: what a younger one begins behind may lie beyond what
+    the older one has seen.
+    """
     _check_captured(shape, None)
-    if len(shape.captures) > 1:
-        return "SELECT CONVERT(varchar(22), sys.fn_cdc_get_max_lsn(), 1)"
-    first = f"sys.fn_cdc_get_min_lsn({_text(shape.captures[0].name)})"
+    first = f"sys.fn_cdc_get_min_lsn({_text((shape.whole_captures or shape.captures)[0].name)})"
     since = f"sys.fn_cdc_decrement_lsn(NULLIF({first}, {_NO_LSN}))"
     return (
         "SELECT CONVERT(varchar(22), CASE WHEN p.last IS NULL OR p.last < p.since THEN p.since ELSE p.last END, 1) "
@@ -230,6 +245,22 @@ def _lsn(position: str | None, shape: TableShape) -> str:
     if position is None or not _LSN.fullmatch(position):
         raise _unfit(position, shape, "LSN")
     return "0x" + position[2:].upper()
+
+
+def other_code_pages(catalog: Iterable[Sequence[Any]]) -> list[str]:
+    """Columns whose text is of another code page than the database's, of the catalog's rows."""
+    return [str(row[0]) for row in catalog if row[13] and row[1] in ("char", "varchar", "text")]
+
+
+def doubtful(columns: Iterable[str]) -> str:
+    """Source: "Known limitations, issues, and errors with CDC", under "Collation differences"."""
+    names = ", ".join(columns)[:300]
+    if not names:
+        return ""
+    return (
+        f"CDC may keep other characters than the table's, beyond ASCII, where a column's code page is not the "
+        f"database's ({names}); make it nvarchar, or choose change: tracking"
+    )
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -259,7 +259,7 @@ class _Planned:
     def _load(self, session: TableSession, column: str | None) -> tuple[str, str | None, Capture | None]:
         """Full or increment, why it is full where an increment was to be expected, and the capture instance."""
         wish, cursor, change = self.wish, self.cursor, self.wish.change
-        newest = (reach.whole(self.shape) or self.shape.captures)[-1] if change == "cdc" else None
+        newest = (self.shape.whole_captures or self.shape.captures)[-1] if change == "cdc" else None
         if change is None:
             return "full", None, None
         if self._is_reset() and self.turn == 0:

@@ -4,8 +4,6 @@ What it told up to then is in the lake. Where a source has forgotten changes, wa
 to count anew, an increment would pass over rows without a word; such a table is read from its beginning.
 """
 
-from collections.abc import Sequence
-
 from shared.engine.sql.cursor import Cursor
 from shared.ports.tables import Capture, Change, Selection, TableSession, TableShape, Window
 
@@ -32,19 +30,13 @@ def _number(position: str, base: int) -> int:
     return int(position, 16 if position[:2].lower() == "0x" else base)
 
 
-def whole(shape: TableShape, captures: Sequence[Capture] | None = None) -> list[Capture]:
-    """Capture instances that have all columns that are read."""
-    names = {one.name.casefold() for one in shape.columns}
-    among = shape.captures if captures is None else captures
-    return [one for one in among if names <= {name.casefold() for name in one.columns}]
-
-
 def capture_of(shape: TableShape, cursor: Cursor) -> Capture:
     """The newest instance that reaches back to the cursor, so that a new one takes over when its time has come."""
     position = cursor.position or ""
     old = [one for one in shape.captures if one.name == cursor.capture]
     fit = [one for one in shape.captures if reached("cdc", position, one.since)]
-    return (whole(shape, fit) or fit or old or list(shape.captures))[-1]
+    whole = [one for one in fit if one in shape.whole_captures]
+    return (whole or fit or old or list(shape.captures))[-1]
 
 
 def told_by(shape: TableShape, change: Change | None, capture: Capture | None) -> str | None:
@@ -75,7 +67,7 @@ def why_anew(
         if capture:
             kept = f"CDC's retention being shorter than the time between runs, or {capture.name} being younger"
         return f"changes since {position} are gone, {kept} (the oldest that is left is {oldest})"
-    if capture and not whole(shape, [capture]) and (others := whole(shape)):
+    if capture and (others := shape.whole_captures) and capture not in others:
         return (
             f"the capture instance {capture.name} lacks columns that are read now, and {others[-1].name}, which has "
             f"them, does not reach back to {position}"
