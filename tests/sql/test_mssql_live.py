@@ -1433,3 +1433,146 @@ def test_from_the_server_into_the_lake_and_what_changed_after(live: Live, change
         assert orphans(place) == []
         status = platform.run(job)
         assert arrived(place) == expected(), "nothing changed, nothing changes"
+
+
+# -- what a source no longer tells -------------------------------------------------------------------------------------
+
+
+def test_a_database_says_on_which_recovery_fork_it_is(live: Live) -> None:
+    fork = live.database.check().fork
+    ((engine,),) = live.run("SELECT CAST(SERVERPROPERTY('EngineEdition') AS int)")
+    if engine in (5, 12):
+        # There is no such view; a restored database is another one.
+        assert fork == live.run("SELECT CONVERT(nvarchar(23), create_date, 126) FROM sys.databases "
+                                "WHERE database_id = DB_ID()")[0][0]  # fmt: skip
+        return
+    found = live.run("SELECT recovery_fork_guid FROM sys.database_recovery_status WHERE database_id = DB_ID()")
+    assert fork == (str(found[0][0]).lower() if found else "")
+
+
+def test_a_restored_database_is_on_another_recovery_fork(live: Live) -> None:
+    """Its backup, named as below, is left in the server's folder for them, and is written over by the next."""
+    if not live.is_own:
+        pytest.skip("the login may not create databases, and so restore none")
+    name = f"{live.schema}_restored"
+    server = Live(URL, "", is_own=False)
+    server.run(f"CREATE DATABASE [{name}]")
+    try:
+        server.run(f"ALTER DATABASE [{name}] SET CHANGE_TRACKING = ON (CHANGE_RETENTION = 2 DAYS, AUTO_CLEANUP = ON)")
+        restored = Live(_at(URL, name), "dbo", is_own=True)
+        table, written = tracked(restored)
+        restored.run(f"INSERT INTO {written} VALUES (1, 'a')")
+        before, at = restored.open().check(), version(restored)
+        server.run(f"BACKUP DATABASE [{name}] TO DISK = N'lakehouse_test.bak' WITH INIT, FORMAT")
+        restored.run(f"INSERT INTO {written} VALUES (2, 'lost')")
+        assert version(restored) > at
+        assert restored.open().check().fork == before.fork
+        server.run(
+            f"ALTER DATABASE [{name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE",
+            f"RESTORE DATABASE [{name}] FROM DISK = N'lakehouse_test.bak' WITH REPLACE",
+        )
+        server.run(f"ALTER DATABASE [{name}] SET MULTI_USER")
+        after = restored.open().check()
+        assert version(restored) == at
+        assert (after.identity, restored.shape(table).tracking) == (before.identity, restored.shape(table).tracking)
+        assert after.fork != before.fork
+    finally:
+        server.run(f"ALTER DATABASE [{name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE", f"DROP DATABASE [{name}]")
+
+
+def test_a_version_beyond_an_int_is_taken(tracking: Live) -> None:
+    live = tracking
+    name, table = tracked(live)
+    live.run(f"INSERT INTO {table} VALUES (1, 'a')")
+    shape = live.shape(name)
+    assert changed(live, shape, 2**31, 2**63 - 1) == []
+    assert changed(live, shape, 2**63 - 1, 2**63 - 1) == []
+    assert [row[1] for row in changed(live, shape, version(live) - 1, 2**63 - 1)] == [1]
+
+
+@pytest.mark.parametrize("since", ["filled", "empty"])
+def test_a_truncated_table_is_empty_in_the_lake_too(tracking: Live, since: str, tmp_path: Path) -> None:
+    """Also where no version tells, because nothing that is tracked has happened between."""
+    from tests.sql.test_e2e_sql import folder, item, lake_rows, spec
+    from tests.support.platform import running
+
+    live = tracking
+    name, table = live.make("id int PRIMARY KEY, n nvarchar(20) NULL")
+    if since == "empty":
+        live.run(f"ALTER TABLE {table} ENABLE CHANGE_TRACKING")
+    live.run(f"INSERT INTO {table} VALUES (1, 'a'), (2, 'b')")
+    if since == "filled":
+        live.run(f"ALTER TABLE {table} ENABLE CHANGE_TRACKING")
+    wish = {"table": f"[{live.schema}].[{name}]", "mode": "incremental", "change": "tracking"}
+    job = spec(f"live-truncated-{since}", "LIVE_DB", wish)
+
+    def alive(place: Path) -> list[int]:
+        return sorted(row["id"] for row in lake_rows(place) if not row.get("_deleted"))
+
+    with running(tmp_path / "platform", LIVE_DB=live.value) as platform:
+        platform.run(job)
+        place = folder(platform, job, f"{live.schema}_{name}")
+        assert alive(place) == [1, 2]
+        live.run(f"TRUNCATE TABLE {table}")
+        status = platform.run(job)
+        assert item(platform, status["id"], f"{live.schema}.{name}")["load"] == "full"
+        assert alive(place) == []
+        live.run(f"INSERT INTO {table} VALUES (3, 'c'), (4, 'd')")
+        platform.run(job)
+        assert alive(place) == [3, 4]
+        live.run(f"TRUNCATE TABLE {table}", f"INSERT INTO {table} VALUES (3, 'e')")
+        platform.run(job)
+        assert alive(place) == [3]
+
+
+def test_tracking_that_was_switched_off_and_on_is_another(tracking: Live) -> None:
+    live = tracking
+    name, table = tracked(live)
+    before = live.shape(name).tracking
+    assert before is not None and before == live.shape(name).tracking
+    live.run(f"ALTER TABLE {table} DISABLE CHANGE_TRACKING", f"ALTER TABLE {table} ENABLE CHANGE_TRACKING")
+    assert live.shape(name).tracking != before
+
+
+def test_a_second_capture_does_no_harm_before_it_has_begun(cdc: Live) -> None:
+    live = cdc
+    name, table, old = instance_of(live)
+    shape = live.shape(name)
+    with live.database.sessions(1, consistent=False) as (session,):
+        after = session.position(shape, "cdc", None)
+        assert after is not None
+    live.run(f"INSERT INTO {table} VALUES (1, 'a')")
+    captured(live, old, 1)
+    new = f"c_{secrets.token_hex(4)}"
+    with suppress(Exception):
+        # That the Agent does not run comes as an error; the instance is there.
+        live.run(
+            f"EXEC sys.sp_cdc_enable_table @source_schema = N'{live.schema}', @source_name = N'{name}', "
+            f"@role_name = NULL, @capture_instance = N'{new}', @supports_net_changes = 1"
+        )
+    # Not waited for: where it begins may not be known yet.
+    both = live.shape(name)
+    assert [one.name for one in both.captures] == [old, new]
+    with live.database.sessions(1, consistent=False) as (session,):
+        upto = session.position(both, "cdc", None)
+        assert upto is not None and int(upto, 16) >= int(after, 16)
+        rows = rows_of(session, Selection(both, window=Window("cdc", after, upto, capture=old)))
+        assert [row["id"] for row in rows] == [1]
+        oldest = session.oldest(both, "cdc", new)
+        assert oldest is not None and int(oldest, 16) > int(after, 16)
+        last = ((bytes(live.run("SELECT sys.fn_cdc_get_max_lsn()")[0][0])).hex(), after[2:].lower())
+        assert int(upto, 16) <= max(int(one, 16) for one in last), "nothing that was not captured is passed over"
+
+
+def test_text_of_another_code_page_is_told_of_where_it_is_captured(cdc: Live) -> None:
+    live = cdc
+    name, _, _ = instance_of(live, f"id int PRIMARY KEY, g varchar(20) COLLATE Greek_CI_AS, l varchar(20) {LATIN}, "
+                             "n nvarchar(20) COLLATE Greek_CI_AS")  # fmt: skip
+    ((page, greek, latin),) = live.run(
+        "SELECT CAST(COLLATIONPROPERTY(CAST(DATABASEPROPERTYEX(DB_NAME(), 'Collation') AS nvarchar(128)), 'CodePage') "
+        "AS int), CAST(COLLATIONPROPERTY('Greek_CI_AS', 'CodePage') AS int), "
+        "CAST(COLLATIONPROPERTY('Latin1_General_100_CI_AS', 'CodePage') AS int)"
+    )
+    told = ", ".join(column for column, own in (("g", greek), ("l", latin)) if own != page)
+    (capture_,) = live.shape(name).captures
+    assert (f"({told})" in capture_.note) if told else not capture_.note
