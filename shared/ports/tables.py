@@ -360,6 +360,7 @@ class TableCommit:
         key: For merge and history; lake columns.
         parts: Files to add; with merge and history, files of changes that are applied and then deleted.
         position: Kept with the commit, so that a crash before the cursor was saved is mended from the lake.
+        token: Of the plan that the commit belongs to. One of the same number and another token is somebody else's.
         whole_key_range: With merge and history: rows in the lake whose key is not among the parts are to go (repair,
             full load into history). None: they stay.
     """
@@ -373,6 +374,7 @@ class TableCommit:
     parts: tuple[PartFile, ...]
     position: Mapping[str, object]
     whole_key_range: KeyRange | None = None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +388,21 @@ class Committed:
     files: int
     size_bytes: int
     already: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Files of a job that no commit referred to when they were looked for.
+
+    Attributes:
+        files: With rows.
+        marks: What else there is to delete, after the files.
+        folders: To go once they are empty, in this order.
+    """
+
+    files: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
 
 class LakeTable(Protocol):
@@ -402,14 +419,22 @@ class LakeTable(Protocol):
         """Make it visible, all or nothing.
 
         Idempotent. Readers meet the state before or the state after, and never none. Raises TargetConflict if somebody
-        else changed the table in a way that does not go together with this; nothing is changed then.
+        else changed the table in a way that does not go together with this, or another run of the job has made a commit
+        of this number; nothing is changed then.
         """
 
     def read_parts(self, parts: Sequence[PartFile]) -> "AsyncIterator[pa.RecordBatch]":
         """What lies in files that were written, committed or not, read back from the lake."""
 
-    async def discard(self, keep: Sequence[str] = ()) -> int:
-        """Delete files of this job that no commit refers to, but for those kept; how many."""
+    async def leftovers(self, keep: Sequence[str] = ()) -> Leftovers:
+        """Files of this job that no commit refers to, but for those kept.
+
+        Some may be in the hands of another delivery of the same activity. So whoever is about to delete them first
+        looks whether that one is still needed: what was listed before is deleted, and nothing that came later.
+        """
+
+    async def remove(self, leftovers: Leftovers) -> int:
+        """Delete them; how many files with rows there were."""
 
     def read(
         self, columns: Sequence[str] | None = None, *, within: KeyRange | None = None

@@ -16,7 +16,7 @@ from shared.clients.lake_tables import log
 from shared.errors import MigrationError
 from shared.ports.tables import LakeColumn
 from tests.support.emulated import Lake, MakeOneLake
-from tests.support.lake_tables import EmulatedTable, Row
+from tests.support.lake_tables import EmulatedTable, Row, discarded
 
 COLUMNS = (LakeColumn("id", "int64"), LakeColumn("text", "string"))
 CHANGES = (
@@ -167,7 +167,7 @@ class Runs:
         if state.applied >= number:
             assert (state.applied, state.position) == (number, {"n": number})
         if parts is None:
-            await opened.discard()
+            await discarded(opened)
             by_key = step["disposition"] not in ("append", "replace")
             rows = (
                 [
@@ -216,7 +216,7 @@ async def follow(
         assert shown(runs.table.rows()) == runs.after
         opened = runs.table.open(run="last")
         assert shown([row async for batch in opened.read() for row in batch.to_pylist()]) == runs.after
-    await runs.table.open(run="last").discard()
+    await discarded(runs.table.open(run="last"))
     assert runs.table.left_over() == []
     return runs.table.rows()
 

@@ -17,7 +17,7 @@ import pytest
 
 from shared.ports.tables import LakeColumn, PartOptions
 from tests.support.emulated import Lake
-from tests.support.lake_tables import SMALL, EmulatedTable, Row
+from tests.support.lake_tables import SMALL, EmulatedTable, Row, discarded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLUMNS = (LakeColumn("id", "int64"), LakeColumn("text", "string"))
@@ -124,13 +124,13 @@ async def test_a_killed_process_leaves_nothing_or_everything(
     assert [row["text"] for row in table.rows("id, text DESC")] in (["old"], texts)
     again = table.open(run="again")
     if (await again.state()).applied < 1:
-        await again.discard()
+        await discarded(again)
         parts = await table.write(again, columns, new, changes=is_merge)
         assert not (await table.commit(again, COLUMNS, parts, number=1, run="again", disposition=disposition,
                                        key=("id",))).already  # fmt: skip
     else:
         assert (await again.state()).position == {"n": 1}
-    await again.discard()
+    await discarded(again)
     assert [row["text"] for row in table.rows("id, text DESC")] == texts
     assert table.left_over() == []
 

@@ -23,7 +23,7 @@ from shared.clients.lake_tables.stats import FileStatistics
 from shared.errors import IntegrityMismatch, ItemError, TargetConflict, Unsupported
 from shared.ports.tables import KeyRange, LakeColumn, PartOptions
 from tests.support.emulated import Lake
-from tests.support.lake_tables import SMALL, EmulatedTable, Row
+from tests.support.lake_tables import SMALL, EmulatedTable, Row, discarded
 
 ORDERS = (LakeColumn("id", "int64", False), LakeColumn("text", "string"))
 CHANGES = (*ORDERS, LakeColumn("_operation", "string"), LakeColumn("_order", "int64"))
@@ -90,7 +90,7 @@ async def test_append_replace_and_a_second_delivery(table: EmulatedTable) -> Non
     again = await table.commit(table.open(), ORDERS, third, number=2, run="run-3", disposition="replace")
     assert (again.already, again.inserted, again.deleted) == (True, 1, 2)
     assert table.rows() == [{"id": 3, "text": None}]
-    assert await table.open().discard() == 0
+    assert await discarded(table.open()) == 0
 
 
 @FORMATS
@@ -117,7 +117,7 @@ async def test_a_service_that_stumbles(table: EmulatedTable, fault: str) -> None
         assert sum(table.lake.emulators.fault_hits())
         table.lake.emulators.set_faults([])
     assert table.rows("id") == [{"id": number, "text": "a" * number} for number in range(3)]
-    assert await table.open().discard() == 0
+    assert await discarded(table.open()) == 0
     assert table.left_over() == []
 
 
@@ -167,11 +167,11 @@ async def test_what_is_given_up_or_forgotten_goes(table: EmulatedTable) -> None:
     forgotten = await table.write(opened, ORDERS, [{"id": 2, "text": "b"}])
     kept = await table.write(opened, ORDERS, [{"id": 3, "text": "c"}], name="kept")
     other = await table.write(table.open(owner="another"), ORDERS, [{"id": 4, "text": "d"}])
-    assert await table.open(run="later").discard([part.path for part in kept]) == len(forgotten)
+    assert await discarded(table.open(run="later"), [part.path for part in kept]) == len(forgotten)
     await table.commit(table.open(run="later"), ORDERS, kept, run="later")
     await table.commit(table.open(owner="another"), ORDERS, other, run="another")
     assert table.rows("id") == [{"id": 3, "text": "c"}, {"id": 4, "text": "d"}]
-    assert await table.open().discard() == 0
+    assert await discarded(table.open()) == 0
     assert table.left_over() == []
     state = await table.open(owner="another").state()
     assert (state.applied, (await table.open().state()).applied) == (0, 0)
@@ -314,7 +314,7 @@ async def test_tables_that_this_app_must_not_write(
         assert caught.value.code == "table_features"
         assert said in caught.value.detail
     assert sorted((table.folder / "_delta_log").iterdir()) == before
-    assert await table.open().discard() == 1
+    assert await discarded(table.open()) == 1
 
 
 @delta
@@ -445,8 +445,24 @@ async def test_a_file_that_is_not_what_was_written_is_not_committed(table: Emula
 async def test_a_file_that_is_gone_or_another_by_now_is_not_committed(table: EmulatedTable) -> None:
     opened = table.open()
     parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
-    await opened.discard()
+    await discarded(opened)
     with pytest.raises(ItemError):
         await table.commit(table.open(), ORDERS, parts)
     assert table.rows() == []
     assert not (await table.open().state()).exists
+
+
+@FORMATS
+async def test_a_commit_of_another_plan_is_not_taken_for_this_one(table: EmulatedTable) -> None:
+    """A worker of a run that was given up may still commit, under the number that the next run has chosen as well."""
+    opened = table.open()
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "given up"}])
+    await table.commit(opened, ORDERS, parts, token="one")
+    later = table.open(run="later")
+    parts = await table.write(later, ORDERS, [{"id": 2, "text": "later"}])
+    with pytest.raises(TargetConflict) as refused:
+        await table.commit(later, ORDERS, parts, run="later", token="two")
+    assert refused.value.code == "overtaken"
+    again = await table.commit(opened, ORDERS, parts, token="one")
+    assert again.already
+    assert [row["id"] for row in table.rows()] == [1]

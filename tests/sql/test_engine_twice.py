@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shared.clients.onelake.tree import LakeTree, StreamedFile
 from shared.engine.sql import prepare, steps
 from shared.engine.sql.quality import quarantine_path
 from shared.engine.sql.run import SqlRecords, SqlRun
@@ -129,6 +130,84 @@ async def test_every_step_delivered_twice_at_once(make: Make, form: str, disposi
     assert item(await engine.run())["status"] == "success"
     engine.assert_same()
     assert engine.table().left_over() == []
+
+
+@pytest.mark.parametrize("disposition", ["merge", "history"])
+@pytest.mark.parametrize("ahead", ["first", "second"])
+async def test_a_commit_that_another_delivery_overtakes(
+    make: Make, disposition: str, ahead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have begun to write. Whichever is through first, the other one neither harms it nor fails."""
+    engine = make(write={"disposition": disposition})
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'changed', at = 500 WHERE id < 10")
+    run = await opened(engine, engine.begin())
+    await steps.plan_step(run, "target", 1, 0)
+    await steps.table_step(run, 1, 0)
+    begun: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+    stream = LakeTree.stream
+
+    async def held(tree: LakeTree, path: str) -> StreamedFile:
+        file = await stream(tree, path)
+        may_go_on = asyncio.Event()
+        begun.put_nowait(may_go_on)
+        await may_go_on.wait()
+        return file
+
+    monkeypatch.setattr(LakeTree, "stream", held)
+    deliveries, goes_on = [], []
+    for _ in range(2):
+        deliveries.append(asyncio.create_task(steps.commit_step(run, "target", 1, 0)))
+        goes_on.append(await begun.get())
+    monkeypatch.setattr(LakeTree, "stream", stream)
+    if ahead == "second":
+        deliveries.reverse()
+        goes_on.reverse()
+    done = []
+    for delivery, may_go_on in zip(deliveries, goes_on, strict=True):
+        may_go_on.set()
+        done.append(await delivery)
+    assert done[0] == done[1]
+    record = await run.records.record(1)
+    assert record is not None and record["status"] == "success", record
+    engine.assert_same()
+    await engine.run()
+    assert engine.table().left_over() == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_a_plan_delivered_late_deletes_nothing_of_what_came_after_it(make: Make, form: str) -> None:
+    engine = make(
+        format=form, source={"connection": "DB", "name": "src", "consistency": "slice"},
+        write={"disposition": "append"},
+    )  # fmt: skip
+    run = await opened(engine, engine.begin())
+    get = engine.store.get
+    asked, slices_are_there = asyncio.Event(), asyncio.Event()
+
+    async def held(key: str) -> bytes | None:
+        found = await get(key)
+        if key.endswith("-t0.json") and not asked.is_set():
+            asked.set()
+            await slices_are_there.wait()
+        return found
+
+    engine.store.get = held  # type: ignore[method-assign]
+    late = asyncio.create_task(steps.plan_step(run, "target", 1, 0))
+    await asked.wait()
+    await steps.plan_step(run, "target", 1, 0)
+    await steps.slice_step(run, 1, 0, 0)
+    slices_are_there.set()
+    await late
+    done = await steps.commit_step(run, "target", 1, 0)
+    while done["next"] != "settled":
+        turn = done["turn"]
+        await steps.plan_step(run, "target", 1, turn)
+        await (steps.slice_step(run, 1, turn, 0) if done["next"] == "slices" else steps.table_step(run, 1, turn))
+        done = await steps.commit_step(run, "target", 1, turn)
+    record = await run.records.record(1)
+    assert record is not None and record["status"] == "success", record
+    engine.assert_same()
 
 
 @pytest.mark.parametrize(("disposition", "harm"), [

@@ -21,6 +21,11 @@ SMALL = PartOptions("zstd", file_bytes=256 * 1024, row_group_bytes=64 * 1024)
 Row = dict[str, Any]
 
 
+async def discarded(table: LakeTable, keep: Sequence[str] = ()) -> int:
+    """How many files that no commit refers to were there; they are gone."""
+    return await table.remove(await table.leftovers(keep))
+
+
 class EmulatedTable:
     """One table that only one test uses."""
 

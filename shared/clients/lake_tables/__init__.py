@@ -49,7 +49,7 @@ def open_lake_table(
         lakehouse_id: GUID of the lakehouse.
         path: Of the table's folder, such as ``Tables/dbo_Orders`` or ``Files/raw/erp/dbo/Orders``.
         format: What the folder is.
-        owner: The job: whose commits are numbered, and whose uncommitted files ``discard`` removes.
+        owner: The job: whose commits are numbered, and whose uncommitted files ``leftovers`` finds.
         run: The run's id; names the folder of Parquet files.
         options: Of the files that merge and history rewrite, which no writer was asked for.
         memory_bytes: Of changes in memory at once, about; more of them are applied in several passes.

@@ -29,7 +29,7 @@ from shared.clients.lake_tables import log
 from shared.clients.lake_tables.arrow import as_nullable, columns_of, conform, lake_type, schema_of
 from shared.clients.lake_tables.log import DataFile, Snapshot, Stamp
 from shared.clients.lake_tables.merging import Merge, added_columns
-from shared.clients.lake_tables.parquet import owner_mark
+from shared.clients.lake_tables.parquet import overtaken, owner_mark
 from shared.clients.lake_tables.parts import LakePartsWriter, part_prefix
 from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
 from shared.clients.lake_tables.reading import LakeParquet
@@ -43,6 +43,7 @@ from shared.ports.tables import (
     KeyRange,
     LakeColumn,
     LakeTableState,
+    Leftovers,
     PartFile,
     PartOptions,
     TableCommit,
@@ -142,17 +143,24 @@ class DeltaLakeTable:
         is_by_key = commit.disposition in ("merge", "history")
         if not is_by_key and commit.disposition not in ("append", "replace"):
             raise Unsupported(f"there is no disposition {commit.disposition!r}", subject=commit.disposition)
-        stamp = Stamp(self._owner, commit.number, commit.run, commit.position)
+        stamp = Stamp(self._owner, commit.number, commit.run, commit.token, commit.position)
         conflict: TargetConflict | None = None
         for _ in range(_MERGE_ATTEMPTS if is_by_key else _ATTEMPTS):
             snapshot = await self._load()
             if snapshot is not None and snapshot.applied >= commit.number:
                 return await self._already(snapshot, commit)
             try:
-                if is_by_key:
-                    work = await self._merge(snapshot, commit)
-                else:
-                    work = await self._take(snapshot, commit)
+                try:
+                    if is_by_key:
+                        work = await self._merge(snapshot, commit)
+                    else:
+                        work = await self._take(snapshot, commit)
+                except (NotFound, IntegrityMismatch):
+                    # Another delivery of this commit, once through, clears away what this one was about to read.
+                    snapshot = await self._load()
+                    if snapshot is None or snapshot.applied < commit.number:
+                        raise
+                    return await self._already(snapshot, commit)
                 try:
                     await self._make(work, stamp)
                 except MigrationError:
@@ -233,6 +241,7 @@ class DeltaLakeTable:
         )
         done = await merge.run(() if snapshot is None else snapshot.files)
         await self._drop(done.superseded)
+        await self._assert_there(done.parts)
         outcome = Committed(
             0 if snapshot is None else snapshot.version + 1, done.inserted, done.updated, done.deleted,
             len(done.kept), sum(one.size_bytes for one in done.kept),
@@ -273,9 +282,11 @@ class DeltaLakeTable:
         return {part.path for part in work.parts} <= {one.path for one in snapshot.files}
 
     async def _already(self, snapshot: Snapshot, commit: TableCommit) -> Committed:
+        said = await self._log(lambda _: log.said(snapshot.table, self._owner, commit.number))
+        if said.get("token", "") != commit.token:
+            raise overtaken(self._path)
         if commit.disposition in ("merge", "history"):
             await self._drop(commit.parts)
-        said = await self._log(lambda _: log.said(snapshot.table, self._owner, commit.number))
         inserted, updated, deleted = said.get("rows", (0, 0, 0))
         size_bytes = sum(one.size_bytes for one in snapshot.files)
         return Committed(snapshot.version, inserted, updated, deleted, len(snapshot.files), size_bytes, already=True)
@@ -399,18 +410,23 @@ class DeltaLakeTable:
 
         return sum(await asyncio.gather(*(one(path) for path in dict.fromkeys(paths))))
 
-    async def discard(self, keep: Sequence[str] = ()) -> int:
+    async def leftovers(self, keep: Sequence[str] = ()) -> Leftovers:
         kept = set(keep)
         staged = [one.path for one in await self._tree.entries(self._staging) if one.path not in kept]
-        count = await self._delete(staged)
-        if staged and not any(path.startswith(f"{self._staging}/") for path in kept):
-            await self._tree.delete_folder(self._staging)
+        folders = (self._staging,) if staged else ()
         markers = [one.path for one in await self._tree.entries(self._pending)]
-        if markers:
-            count += await self._discard_pending(markers, kept)
+        pending = await self._pending_files(markers, kept) if markers else Leftovers()
+        return Leftovers((*staged, *pending.files), pending.marks, (*folders, *pending.folders))
+
+    async def remove(self, leftovers: Leftovers) -> int:
+        count = await self._delete(leftovers.files)
+        # Last, since without them nobody would find the files again.
+        await self._delete(leftovers.marks)
+        for folder in leftovers.folders:
+            await self._tree.remove_empty_folder(folder)
         return count
 
-    async def _discard_pending(self, markers: Sequence[str], kept: set[str]) -> int:
+    async def _pending_files(self, markers: Sequence[str], kept: set[str]) -> Leftovers:
         snapshot = await self._load()
         named = {} if snapshot is None else {one.path for one in snapshot.files}
         prefixes = {marker.rpartition("/")[2].removesuffix(".json"): marker for marker in markers}
@@ -427,15 +443,9 @@ class DeltaLakeTable:
             gone += loose
             if not kept.intersection(own):
                 done.append(marker)
-        count = await self._delete(gone)
-        # Last, since without them nobody would find the files again.
-        await self._delete(done)
-        if not kept:
-            await self._tree.remove_empty_folder(self._pending)
-            if snapshot is None:
-                # Of a table that never came to be, a folder in Tables would be shown as one that cannot be read.
-                await self._tree.remove_empty_folder("")
-        return count
+        # Of a table that never came to be, a folder in Tables would be shown as one that cannot be read.
+        folders = (self._pending,) if snapshot is not None else (self._pending, "")
+        return Leftovers(tuple(gone), tuple(done), folders)
 
     async def _named_since(self, marker: str, snapshot: Snapshot | None) -> set[str] | None:
         """Every file that commits have added since an attempt began; None if that is no longer known."""

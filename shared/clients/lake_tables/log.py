@@ -91,13 +91,17 @@ class Stamp:
     owner: str
     number: int
     run: str
+    token: str
     position: Mapping[str, object]
 
     def properties(self, outcome: Committed) -> CommitProperties:
         counts = [outcome.inserted, outcome.updated, outcome.deleted]
         said = json.dumps(
-            {"job": self.owner, "number": self.number, "run": self.run, "rows": counts, "position": dict(self.position)}
-        )
+            {
+                "job": self.owner, "number": self.number, "run": self.run, "token": self.token, "rows": counts,
+                "position": dict(self.position),
+            }
+        )  # fmt: skip
         return CommitProperties(
             custom_metadata={_METADATA: said},
             max_commit_retries=0,

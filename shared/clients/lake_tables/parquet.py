@@ -37,6 +37,7 @@ from shared.ports.tables import (
     KeyRange,
     LakeColumn,
     LakeTableState,
+    Leftovers,
     PartFile,
     PartOptions,
     TableCommit,
@@ -46,11 +47,23 @@ POINTER = "_current.json"
 RECORD = "_commit.json"
 _RENAMES_AT_ONCE = 8
 _POINTER_ATTEMPTS = 8
+# Of so many earlier commits a job's later delivery is known again.
+_TOKENS_KEPT = 20
 
 
 def owner_mark(owner: str) -> str:
     """A job's name as part of the names of its files."""
     return hashlib.sha256(owner.encode()).hexdigest()[:8]
+
+
+def overtaken(table: str) -> TargetConflict:
+    """A commit has the number of this one and belongs to another plan: of another run, or an earlier round."""
+    return TargetConflict(
+        "another run of this job has written to the table meanwhile, so that what was read here no longer follows on "
+        "what is there; nothing was changed, and the next run goes on from what the lake has",
+        code="overtaken",
+        subject=table,
+    )
 
 
 @dataclass(slots=True)
@@ -234,6 +247,7 @@ class ParquetLakeTable:
             "owner": self._owner,
             "number": commit.number,
             "run": commit.run,
+            "token": commit.token,
             "folder": folder,
             "disposition": commit.disposition,
             "columns": [asdict(column) for column in commit.columns],
@@ -249,6 +263,8 @@ class ParquetLakeTable:
 
     def _committed(self, current: _Current, commit: TableCommit, *, already: bool = False) -> Committed:
         job = current.jobs[self._owner]
+        if job["tokens"].get(str(commit.number)) != commit.token:
+            raise overtaken(self._tree.root)
         inserted, deleted, files = job["rows"] if job["applied"] == commit.number else (0, 0, 0)
         return Committed(
             version=current.version,
@@ -260,26 +276,33 @@ class ParquetLakeTable:
             already=already,
         )
 
-    async def discard(self, keep: Sequence[str] = ()) -> int:
+    async def leftovers(self, keep: Sequence[str] = ()) -> Leftovers:
         loaded = await self._settle()
         kept = {_base(path) for path in keep}
-        count = 0
+        files: list[str] = []
+        records: list[str] = []
+        folders: list[str] = []
         for entry in loaded.entries:
             if entry.path.startswith(staging_prefix(self._owner)):
-                count += await self._tree.delete(entry.path, etag="")
+                files.append(entry.path)
             if not entry.path.startswith((f"_staging-{self._mark}-", f"_commit-{self._mark}-")):
                 continue
-            files = [one for one in await self._tree.entries(entry.path, recursive=True) if not one.is_directory]
-            gone = [one for one in files if _base(one.path) not in kept]
-            if len(gone) < len(files):
-                # Without it what is about to be renamed would be a folder that no commit speaks of.
-                gone = [one for one in gone if _base(one.path) != RECORD]
-            if len(gone) == len(files):
-                await self._tree.delete_folder(entry.path)
-            else:
-                for one in gone:
-                    await self._tree.delete(one.path, etag="")
-            count += sum(1 for one in gone if _base(one.path) != RECORD)
+            held = [one for one in await self._tree.entries(entry.path, recursive=True) if not one.is_directory]
+            files += [one.path for one in held if _base(one.path) not in {*kept, RECORD}]
+            if not kept.intersection(_base(one.path) for one in held):
+                # Without its record what is about to be renamed would be a folder that no commit speaks of.
+                records += [one.path for one in held if _base(one.path) == RECORD]
+            folders.append(entry.path)
+        return Leftovers(tuple(files), tuple(records), tuple(folders))
+
+    async def remove(self, leftovers: Leftovers) -> int:
+        count = 0
+        for path in leftovers.files:
+            count += await self._tree.delete(path, etag="")
+        for path in leftovers.marks:
+            await self._tree.delete(path, etag="")
+        for folder in leftovers.folders:
+            await self._tree.remove_empty_folder(folder)
         return count
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -331,8 +354,10 @@ def _apply(current: _Current, commit: Mapping[str, Any]) -> list[str]:
     current.folders[commit["folder"]] = {"rows": commit["rows"], "size_bytes": commit["size_bytes"]}
     current.columns = tuple(LakeColumn(**column) for column in commit["columns"])
     current.version += 1
+    earlier = list(current.jobs.get(commit["owner"], {}).get("tokens", {}).items())
     current.jobs[commit["owner"]] = {
         "applied": commit["number"],
+        "tokens": {**dict(earlier[-_TOKENS_KEPT:]), str(commit["number"]): commit["token"]},
         "position": commit["position"],
         "rows": [commit["rows"], deleted, len(commit["files"])],
     }

@@ -16,11 +16,13 @@ from shared.clients.onelake.folder import LakeFolder
 from shared.clients.onelake.service import API_VERSION, SMALL_BLOCK_BYTES, OneLake, encode_path
 from shared.errors import (
     ConnectionLost,
+    ItemError,
     MigrationError,
     NotFound,
     ServiceUnavailable,
     TargetConflict,
 )
+from shared.policy.paths import staging_prefix
 from shared.ports import Block, Written
 
 _VERSION = {"x-ms-version": API_VERSION}
@@ -65,14 +67,26 @@ class LakeTree(LakeFolder):
     async def put(self, path: str, data: bytes, *, only_over: str | None = None) -> Written:
         """A small file at once: new, or over the one with this ETag.
 
-        Readers meet the old bytes or the new ones.
+        Readers meet the old bytes or the new ones, and never a file that is empty as yet.
 
         Raises:
             TargetConflict: code ``target_exists`` or ``target_changed``.
         """
         if only_over is None:
-            return await self.create(path, HeldBytes(data))
+            return await self._put_new(path, HeldBytes(data))
         return await self.replace(path, HeldBytes(data), only_over=only_over)
+
+    async def _put_new(self, path: str, content: "HeldBytes") -> Written:
+        folder, slash, _ = path.rpartition("/")
+        staging = f"{folder}{slash}{staging_prefix(self.owner)}{unique_suffix()}"
+        try:
+            written = await self.create(staging, content)
+            etag = await self.move(staging, path, written)
+        except ItemError:
+            with suppress(MigrationError):
+                await self.delete(staging, etag="")
+            raise
+        return Written(written.size_bytes, written.md5, etag)
 
     async def make_folder(self, path: str) -> None:
         """Make a folder, and those above it; one that is there stays as it is."""

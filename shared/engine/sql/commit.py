@@ -1,12 +1,14 @@
 """Make what was extracted visible, and then remember how far the source has been read.
 
 Order: every slice is there and was compared with the source -> one commit in the lake, which carries the cursor with it
--> the cursor in the run store. Where the worker is lost between the last two, the next run takes the cursor from the
-lake. A commit that is carried out twice is known again by its number.
+-> the cursor in the run store -> what is left of attempts that were cut short is deleted. Where the worker is lost
+between the second and the third, the next run takes the cursor from the lake. A commit that is carried out twice is
+known again by its number and its plan's token: of two deliveries at once one does the work, the other finds it done.
 """
 
 import asyncio
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +17,8 @@ from shared.engine.sql.cursor import Cursor, save_cursor
 from shared.engine.sql.reach import is_ahead
 from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
 from shared.engine.sql.ties import gathered, load_seen
-from shared.errors import Unsupported
-from shared.ports.tables import KeyRange, PartFile, TableCommit
+from shared.errors import MigrationError, Unsupported
+from shared.ports.tables import KeyRange, LakeTable, Leftovers, PartFile, TableCommit
 
 
 async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[str, Any]:
@@ -45,11 +47,18 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     upto = found[0]["upto"]
     lake = run.lake(entry["path"])
     parts = _needed([part_of(part) for one in slices for part in one["parts"]])
-    # What is left of attempts that were cut short.
-    await lake.discard([part.path for part in parts])
+    # An empty commit for every run without changes would only cost readers time.
+    is_empty = decided["load"] == "increment" and not any(one["rows"] for one in slices)
+    # Looked for as long as nothing of what comes after this commit can be among it.
+    left_over = await lake.leftovers([] if is_empty else [part.path for part in parts])
+    kept_apart = await _KeptApart.looked_for(run, entry["path"], decided, slices)
+    if (done := await records.done(table, turn)) is not None:
+        return done
     verdict = await _verdict(run, table, turn, decided, found, slices)
     quality.raise_if_failed(verdict)
-    await _keep_apart(run, entry["path"], decided, slices)
+    if kept_apart is not None:
+        # Before the table itself: a row that is in neither would be lost without a trace.
+        await kept_apart.commit(run, decided)
     try:
         cursor = await _cursor(run, decided, slices, upto, key)
     except LookupError:
@@ -60,9 +69,7 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
         return done
     done = _result(decided, slices, upto, cursor)
     done |= {"quarantined": verdict.get("quarantined", 0), "quality": verdict["verdict"]}
-    if decided["load"] == "increment" and not done["rows"]:
-        # An empty commit for every run without changes would only cost readers time.
-        await lake.discard()
+    if is_empty:
         cursor = replace(cursor, number=decided["cursor"]["number"])
     else:
         committed = await lake.commit(
@@ -77,8 +84,12 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
                 position=cursor.document(),
                 # A row that is kept apart is not among the parts either, and was not deleted.
                 whole_key_range=None if verdict.get("quarantined") else _whole(decided),
+                token=token,
             )
         )
+        if committed.already:
+            # Whoever made it may have been listed above when it was not there yet.
+            left_over = Leftovers()
         done |= {
             "version": committed.version, "inserted": committed.inserted, "updated": committed.updated,
             "deleted": committed.deleted, "files": len(parts), "bytes": sum(part.size_bytes for part in parts),
@@ -87,6 +98,9 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     # First, since digests of rows before this commit are deleted with the cursor that refers to them.
     await records.put_done(table, turn, done)
     await save_cursor(records.store, key, cursor)
+    with suppress(MigrationError):
+        # No reader sees what cannot be deleted now; it goes with the next run.
+        await lake.remove(left_over)
     return done
 
 
@@ -103,26 +117,43 @@ async def _verdict(
     return verdict
 
 
-async def _keep_apart(run: SqlRun, path: str, decided: dict[str, Any], slices: list[dict[str, Any]]) -> None:
-    """Commit quarantined rows, before the table itself: a row that is in neither would be lost without a trace."""
-    if decided["quarantine_number"] < 0:
-        return
-    lake = run.quarantine(path)
-    parts = [part_of(part) for one in slices for part in one["quarantined"]]
-    await lake.discard([part.path for part in parts])
-    if parts:
-        await lake.commit(
-            TableCommit(
-                number=decided["quarantine_number"],
-                run=run.records.run,
-                disposition="append",
-                deletes="ignore",
-                columns=quality.quarantine_columns(shape_of(decided["shape"]).lake_columns),
-                key=(),
-                parts=tuple(parts),
-                position={},
+@dataclass(frozen=True, slots=True)
+class _KeptApart:
+    """Quarantined rows of a turn, and what is left of attempts to write some."""
+
+    lake: LakeTable
+    parts: list[PartFile]
+    left_over: Leftovers
+
+    @classmethod
+    async def looked_for(
+        cls, run: SqlRun, path: str, decided: dict[str, Any], slices: list[dict[str, Any]]
+    ) -> "_KeptApart | None":
+        if decided["quarantine_number"] < 0:
+            return None
+        lake = run.quarantine(path)
+        parts = [part_of(part) for one in slices for part in one["quarantined"]]
+        return cls(lake, parts, await lake.leftovers([part.path for part in parts]))
+
+    async def commit(self, run: SqlRun, decided: dict[str, Any]) -> None:
+        if self.parts:
+            committed = await self.lake.commit(
+                TableCommit(
+                    number=decided["quarantine_number"],
+                    run=run.records.run,
+                    disposition="append",
+                    deletes="ignore",
+                    columns=quality.quarantine_columns(shape_of(decided["shape"]).lake_columns),
+                    key=(),
+                    parts=tuple(self.parts),
+                    position={},
+                    token=decided["token"],
+                )
             )
-        )
+            if committed.already:
+                return
+        with suppress(MigrationError):
+            await self.lake.remove(self.left_over)
 
 
 def _needed(parts: list[PartFile]) -> list[PartFile]:

@@ -357,6 +357,7 @@ class _Reconciling:
                 key=tuple(key),
                 parts=tuple(parts),
                 position=cursor.document(),
+                token=self.run.records.run,
             )
         )
         await save_cursor(self.run.records.store, self.cursor_key, cursor)

@@ -132,8 +132,12 @@ class SqlRecords(RunRecords):
         found: Any = await self.load(f"records/{table_page(table)}.json")
         return found  # type: ignore[no-any-return]
 
-    async def put_record(self, table: int, record: TableRecord) -> None:
-        await self.save(f"records/{table_page(table)}.json", dict(record))
+    async def put_record(self, table: int, record: TableRecord) -> TableRecord:
+        """Write a table's record unless it has one; the one that holds."""
+        name = f"records/{table_page(table)}.json"
+        if await self.store.put_new(self.key(name), json.dumps(record).encode()):
+            return record
+        return await self._there(name)  # type: ignore[return-value]
 
     async def forget_table(self, table: int) -> None:
         """Everything but what was asked: the table is to be migrated once more."""

@@ -18,15 +18,19 @@ from shared.model.sql_steps import TableOutcome, TableRecord, no_sql_counts, out
 from shared.model.steps import Transient
 
 Body = Callable[[], Awaitable[TableOutcome]]
+Asked = Callable[[], Awaitable[Any]]
 
 
 async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
+    async def planned() -> dict[str, Any] | None:
+        return await run.records.load(f"tables/p{table:05d}-t{turn}.json")
+
     async def body() -> TableOutcome:
-        known = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
+        known = await planned()
         if known is None and turn == 0:
             if run.job.reconcile != "compare":
                 # What runs before this one left behind; once there is a plan, files may belong to it.
-                await _clear(run, table)
+                await _clear(run, table, unless=planned)
             if run.job.reconcile:
                 reconciled = await reconcile_table(run, target, table)
                 await run.records.put_reconciled(table, reconciled.document)
@@ -47,21 +51,21 @@ async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOut
             parallel=decided["parallel"],
         )  # fmt: skip
 
-    return await _guarded(run, table, "plan", body)
+    return await _guarded(run, table, "plan", body, planned)
 
 
 async def slice_step(run: SqlRun, table: int, turn: int, number: int) -> TableOutcome:
     async def body() -> TableOutcome:
         return outcome("commit", await extract_slice(run, table, turn, number), turn=turn)
 
-    return await _guarded(run, table, "extract", body, alone=False)
+    return await _guarded(run, table, "extract", body, _extracted(run, table, turn, number), alone=False)
 
 
 async def table_step(run: SqlRun, table: int, turn: int) -> TableOutcome:
     async def body() -> TableOutcome:
         return outcome("commit", await extract_table(run, table, turn), turn=turn)
 
-    return await _guarded(run, table, "extract", body)
+    return await _guarded(run, table, "extract", body, _extracted(run, table, turn, 0))
 
 
 async def commit_step(run: SqlRun, target: str, table: int, turn: int) -> TableOutcome:
@@ -73,7 +77,7 @@ async def commit_step(run: SqlRun, target: str, table: int, turn: int) -> TableO
             return outcome("plan", turn=1)
         return await _settle(run, table, await _record(run, table, "success"))
 
-    return await _guarded(run, table, "commit", body)
+    return await _guarded(run, table, "commit", body, lambda: run.records.done(table, turn))
 
 
 async def fail_table(run: SqlRun, table: int, step: str, error: Transient) -> TableOutcome:
@@ -83,31 +87,69 @@ async def fail_table(run: SqlRun, table: int, step: str, error: Transient) -> Ta
         return settled
     step = {"slices": "extract", "table": "extract"}.get(step, step)
     detail = f"{error['detail']} (all attempts)"
-    await _clear(run, table)
-    return await _failed(run, table, {"step": step, "error_code": error["code"], "error_detail": detail})
+    done = await _failed(run, table, {"step": step, "error_code": error["code"], "error_detail": detail})
+    await _clear(run, table, unless=_open(run, table))
+    return done
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 
 
-async def _guarded(run: SqlRun, table: int, step: str, body: Body, *, alone: bool = True) -> TableOutcome:
-    """``alone``: no other step of the table is at work, so that what it leaves behind can be cleared away."""
+def _extracted(run: SqlRun, table: int, turn: int, number: int) -> Asked:
+    async def asked() -> Any:
+        decided = await run.records.decided(table, turn)
+        return await run.records.slice_result(table, turn, number, decided["token"])
+
+    return asked
+
+
+def _open(run: SqlRun, table: int) -> Asked:
+    async def asked() -> Any:
+        return await run.records.record(table) is None
+
+    return asked
+
+
+def _goes_on(run: SqlRun) -> Asked:
+    async def asked() -> Any:
+        return not await run.records.cancelled()
+
+    return asked
+
+
+async def _guarded(
+    run: SqlRun, table: int, step: str, body: Body, is_done: Asked, *, alone: bool = True
+) -> TableOutcome:
+    """Settle what cannot be.
+
+    Args:
+        run: The run.
+        table: Its number.
+        step: For the record.
+        body: The step; where it was carried out already, it says what it says then.
+        is_done: Something where another delivery has carried it out; this one trips over what that has cleared away.
+        alone: No other step of the table is at work, so that what it leaves behind can be cleared away.
+    """
     settled = await _already(run, table)
     if settled is not None:
         return settled
     done = outcome("settled", cancelled=True)
+    unless: Asked = _goes_on(run)
     try:
         if not await run.records.cancelled():
             return await body()
     except Cancelled:
         pass
     except ItemError as error:
+        if await is_done():
+            return await body()
         done = await _failed(run, table, error_fields(error, step))
+        unless = _open(run, table)
     except RunError as error:
         await _record_failure(run, table, error_fields(error, step))
         raise
     if alone:
-        await _clear(run, table)
+        await _clear(run, table, unless=unless)
     return done
 
 
@@ -118,8 +160,7 @@ async def _already(run: SqlRun, table: int) -> TableOutcome | None:
 
 
 async def _settle(run: SqlRun, table: int, record: TableRecord) -> TableOutcome:
-    await run.records.put_record(table, record)
-    return outcome("settled", settled_counts(record))
+    return outcome("settled", settled_counts(await run.records.put_record(table, record)))
 
 
 async def _settle_reconciled(run: SqlRun, table: int, document: dict[str, Any]) -> TableOutcome:
@@ -137,20 +178,26 @@ async def _failed(run: SqlRun, table: int, fields: dict[str, Any]) -> TableOutco
     return outcome("settled", settled_counts(await _record_failure(run, table, fields)))
 
 
-async def _clear(run: SqlRun, table: int) -> None:
-    """Delete files that no commit refers to. No reader sees what cannot be deleted now; it goes with the next run."""
+async def _clear(run: SqlRun, table: int, *, unless: Asked) -> None:
+    """Delete files that no commit refers to. No reader sees what cannot be deleted now; it goes with the next run.
+
+    ``unless`` is asked between looking and deleting: a delivery that was overtaken must not touch what came after it.
+    """
     if not run.job.dry_run:
         with suppress(MigrationError):
             path = (await run.records.entry(table))["path"]
-            await run.lake(path).discard()
+            tables = [run.lake(path)]
             if any(rule.action == "quarantine" for rule in run.job.quality):
-                await run.quarantine(path).discard()
+                tables.append(run.quarantine(path))
+            found = [(one, await one.leftovers()) for one in tables]
+            if not await unless():
+                for one, left_over in found:
+                    await one.remove(left_over)
 
 
 async def _record_failure(run: SqlRun, table: int, fields: dict[str, Any]) -> TableRecord:
     record: TableRecord = {**await _record(run, table, "failed"), **fields}  # type: ignore[typeddict-item]
-    await run.records.put_record(table, record)
-    return record
+    return await run.records.put_record(table, record)
 
 
 async def _record(run: SqlRun, table: int, status: str) -> TableRecord:
