@@ -380,6 +380,27 @@ async def test_a_new_column_is_told_and_mended(make: Make) -> None:
     assert record["error_code"] == "schema_changed"
 
 
+@pytest.mark.parametrize("tables", [TRACKING, CDC], ids=["tracking", "cdc"])
+async def test_a_source_that_is_behind_what_was_read_of_it_tells_no_pending_rows(
+    make: Make, tables: dict[str, Any], tmp_path: Path
+) -> None:
+    engine = filled(make(tables))
+    engine.source.track("t")
+    engine.source.keep(tmp_path / "backup")
+    engine.source.run("INSERT INTO t VALUES (900, 'lost', 900)")
+    await engine.run()
+    engine.source.restore(tmp_path / "backup")
+    _, found = await reconciled(engine, "compare")
+    assert (counts(found), found["pending"]) == ((0, 0, 1), 0)
+    assert any("behind what was read of it" in note for note in found["notes"])
+    await reconciled(engine, "repair")
+    engine.assert_same()
+    assert item(await engine.run())["load"] == "full", "a repair does not move the cursor"
+    engine.source.run("INSERT INTO t VALUES (901, 'other', 901)")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
 async def test_retry_compares_again(make: Make) -> None:
     engine = filled(make({"table": "t"}))
     await engine.run()

@@ -3,13 +3,13 @@
 Sizes and rows come of ``sys.partitions`` and ``sys.allocation_units``, which whoever may read a table may read; the
 views of ``sys.dm_db_partition_stats`` ask for VIEW DATABASE STATE.
 
-That a database was restored, or lost something in a failover, its recovery fork tells: recovery after a restore starts
-a new one, and so does a failover that is forced ("sys.database_recovery_status", "Removing Database Mirroring",
-"Database Mirroring Operating Modes"). The view shows a database's row to its owner and to whoever has VIEW ANY
-DATABASE, which is everybody unless it was taken from them ("VIEW ANY DATABASE Permission"); Azure SQL Database has no
-such view. There a restore makes another database, which may take the place of the first by its name; the time when a
-database was made or got its name is another one then ("sys.databases", "Restore a database from a backup in Azure SQL
-Database").
+That a database was restored to an earlier state, or lost something in a failover, its recovery fork tells: recovery at
+a point where transactions are rolled back starts a new one, and so does a failover that is forced ("Recovery Paths",
+"sys.database_recovery_status", "Database Mirroring Operating Modes"). The view shows a database's row to its owner and
+to whoever has VIEW ANY DATABASE, which is everybody unless it was taken from them ("VIEW ANY DATABASE Permission");
+Azure SQL Database has no such view. There a restore makes another database, which may take the place of the first by
+its name; the time when a database was made or got its name is another one then ("sys.databases", "Restore a database
+from a backup in Azure SQL Database").
 """
 
 # Statements are put together here; what goes into them is quoted or checked.
