@@ -102,7 +102,7 @@ def plant(tree: Path, importer: str, imported: list[str]) -> None:
 
 
 def lint(tree: Path) -> tuple[dict[str, str], set[tuple[str, str]]]:
-    """Runs the project's import contracts over another tree: contract -> KEPT or BROKEN, and imports it complains of."""
+    """Runs the project's import contracts over another tree: contract -> KEPT or BROKEN, and what it complains of."""
     command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run(
         [sys.executable, "-c", command, "--no-logo", "--no-cache"],
