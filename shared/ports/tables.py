@@ -270,7 +270,7 @@ class TableDatabase(Protocol):
     """A database that tables are read from. Thread-safe."""
 
     def check(self) -> DatabaseFacts:
-        """Raises RunError, with what to change, if it cannot be reached or read."""
+        """Raises RunError, with what to change, if it cannot be read; TransientError where it may be by and by."""
 
     def tables(self) -> Sequence[TableName]:
         """Tables and views that the identity may see, without those of the system."""

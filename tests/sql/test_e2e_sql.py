@@ -19,6 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from tests.support.platform import LAKEHOUSE, Platform, running, until
+from tests.support.postgres import PostgresDatabase
 
 Row = dict[str, Any]
 TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, at INTEGER)"
@@ -346,12 +347,13 @@ def test_a_kill_repeats_no_more_than_the_slices_in_hand(root: Path, tmp_path: Pa
 # -- secrets -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_password_of_a_connection_stands_nowhere(root: Path) -> None:
+def test_the_password_of_a_connection_stands_nowhere(root: Path, postgres: PostgresDatabase) -> None:
     secret = "p4ssw0rd-never-shown"
-    value = f"postgresql://someone:{secret}@127.0.0.1:9/nothing"
-    with running(root, DB=value, RETRY_ATTEMPTS="2") as platform:
+    value = f"postgresql://someone:{secret}@127.0.0.1:{postgres.port}/{postgres.name}"
+    with running(root, DB=value) as platform:
         run = platform.start(spec("secret", "DB"))
         status = platform.wait(run, "failed")
+        assert status["error"]["code"] == "login_refused"
         seen = json.dumps(status) + json.dumps(platform.manifest(run)) + platform.host.log()
         assert platform.post("/migrations", spec("secret2", "DB", form="parquet", tables=[])).status == 400
         for place in (platform.state, platform.store):

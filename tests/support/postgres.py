@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -66,8 +66,36 @@ class PostgresDatabase:
 
 
 class PostgresServer:
-    def __init__(self, port: int, password: str) -> None:
+    """A server; ``launch`` starts its guard, whose end is the server's."""
+
+    def __init__(self, port: int, password: str, folder: Path, launch: Callable[[], subprocess.Popen[bytes]]) -> None:
         self._admin = PostgresDatabase("127.0.0.1", port, "postgres", password, "postgres")
+        self._folder = folder
+        self._launch = launch
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it lets in."""
+        self._guard = self._launch()
+        try:
+            _wait_for(self._admin, self._guard, self._folder / "log")
+        except BaseException:
+            self.stop()
+            raise
+
+    def crash(self) -> None:
+        """Every connection breaks off, and nothing is put in order: ``pg_ctl stop -m immediate``."""
+        os.kill(int((self._folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+        self.stop()
+
+    def stop(self) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        try:
+            self._guard.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._guard.pid, signal.SIGKILL)
+            self._guard.wait()
 
     def make_database(self, *, encoding: str = "UTF8") -> PostgresDatabase:
         name = f"test{next(_DATABASES):04d}"
@@ -106,22 +134,19 @@ def running() -> Iterator[PostgresServer]:
         command = [str(programs / "postgres"), "-D", str(data)]
         for key, value in options.items():
             command += ["-c", f"{key}={value}"]
-        with (folder / "log").open("wb") as log:
-            guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "guard", *command],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=folder, start_new_session=True, **as_user,
-            )  # fmt: skip
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                return subprocess.Popen(
+                    ["/bin/sh", "-c", _GUARD, "guard", *command],
+                    stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=folder, start_new_session=True, **as_user,
+                )  # fmt: skip
+
+        server = PostgresServer(port, password, folder, launch)
         try:
-            _wait_for(port, password, guard, folder / "log")
-            yield PostgresServer(port, password)
+            yield server
         finally:
-            assert guard.stdin is not None
-            guard.stdin.close()
-            try:
-                guard.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(guard.pid, signal.SIGKILL)
-                guard.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -185,13 +210,11 @@ def _free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def _wait_for(port: int, password: str, guard: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(admin: PostgresDatabase, guard: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + _START_S
     while True:
         try:
-            psycopg.connect(
-                host="127.0.0.1", port=port, user="postgres", password=password, dbname="postgres", connect_timeout=5
-            ).close()
+            admin.connect(connect_timeout=5).close()
         except psycopg.OperationalError as error:
             if guard.poll() is not None or time.monotonic() > until:
                 said = log.read_text(errors="replace")[-2000:]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shared.clients.sql.conform import conform
 from shared.clients.sql.dialect import Dialect, Driver, DriverConnection
 from shared.clients.sql.limits import pace_of, quota_of
-from shared.errors import ConnectionLost, MigrationError, RunError, SourceMissing
+from shared.errors import ConnectionLost, MigrationError, RunError, SourceMissing, TransientError
 from shared.model.sql_job import SqlSource
 from shared.policy.sql.names import TableName
 from shared.ports.tables import (
@@ -45,7 +45,8 @@ class Database:
         try:
             with self._connected("") as connection:
                 return self._dialect.facts(connection)
-        except RunError:
+        except (RunError, TransientError):
+            # A server that is restarting, or a file that somebody holds, is asked again.
             raise
         except MigrationError as error:
             # Whatever it is, no table can be read.
