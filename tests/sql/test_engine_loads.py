@@ -391,6 +391,36 @@ async def test_a_new_capture_takes_over_when_its_time_has_come(make: Make) -> No
     engine.assert_same()
 
 
+async def test_a_capture_that_has_not_begun_yet_tells_nothing_and_nothing_is_missed(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "cdc"})
+    engine.source.run(TABLE)
+    engine.source.track("t")
+    engine.source.run("UPDATE _captures SET since = NULL", "INSERT INTO t VALUES (1, 'a', 0)")
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'untold'", "DELETE FROM _log_t")
+    again = item(await engine.run())
+    assert again["load"] == "full" and "t being younger" in again["reload_reason"]
+    engine.assert_same()
+    engine.source.run("UPDATE _captures SET since = (SELECT version - 1 FROM _clock)")
+    engine.source.run("UPDATE t SET name = 'told'")
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'told again'")
+    assert item(await engine.run())["load"] == "increment"
+    engine.assert_same()
+
+
+async def test_what_a_capture_may_not_keep_is_told(make: Make) -> None:
+    engine = make({"table": "t", "mode": "incremental", "change": "cdc"}, {"table": "u"})
+    engine.source.run(TABLE, "CREATE TABLE u (id INTEGER PRIMARY KEY)")
+    for table in "tu":
+        engine.source.track(table)
+    engine.source.run("UPDATE _captures SET note = 'other characters'")
+    for _ in range(2):
+        manifest = await engine.run()
+        assert "the capture instance t: other characters" in item(manifest)["warnings"]
+        assert item(manifest, "u")["warnings"] == []
+
+
 async def test_a_new_column_that_only_a_younger_capture_has_leads_to_a_reload(make: Make) -> None:
     engine = make({"table": "t", "mode": "incremental", "change": "cdc"})
     engine.source.run(TABLE)

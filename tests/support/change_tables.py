@@ -47,7 +47,8 @@ class ChangingSource:
             connection.execute("CREATE TABLE _clock (version INTEGER, floor INTEGER, fork TEXT)")
             connection.execute("INSERT INTO _clock VALUES (0, 0, '')")
             # Of each capture of a table: what it has, and the last version before it.
-            connection.execute("CREATE TABLE _captures (table_name TEXT, name TEXT, columns TEXT, since INTEGER)")
+            connection.execute("CREATE TABLE _captures (table_name TEXT, name TEXT, columns TEXT, since INTEGER, "
+                               "note TEXT DEFAULT '')")  # fmt: skip
             connection.execute("CREATE TABLE _tracking (table_name TEXT, name TEXT, since INTEGER)")
 
     def connect(self) -> sqlite3.Connection:
@@ -93,14 +94,15 @@ class ChangingSource:
                 body = " ".join(f"{insert} VALUES ({version}, '{operation}', {values});" for operation, values in told)
                 connection.execute(f"CREATE TRIGGER {log}_{name} AFTER {event} ON {table} {when} BEGIN {body} END")
             connection.execute("INSERT INTO _tracking SELECT ?, 'log', version FROM _clock", (table,))
-            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, 0)", (table, table, ",".join(columns)))
+            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, 0, '')", (table, table, ",".join(columns)))
         connection.close()
 
     def capture(self, table: str, name: str, columns: Sequence[str], since: int | None = None) -> None:
         """A second capture; without ``since`` the last version before it is not known yet."""
         connection = self.connect()
         with connection:
-            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, ?)", (table, name, ",".join(columns), since))
+            connection.execute("INSERT INTO _captures VALUES (?, ?, ?, ?, '')",
+                               (table, name, ",".join(columns), since))  # fmt: skip
         connection.close()
 
     def truncate(self, table: str) -> None:
@@ -168,15 +170,16 @@ class ChangeTables(SqliteDialect):
         ((logged,),) = connection.rows("SELECT COUNT(*) FROM sqlite_master WHERE name = ?", (f"_log_{table.name}",))
         if not logged or query is not None:
             return shape
-        captures = connection.rows("SELECT name, columns, since FROM _captures WHERE table_name = ? ORDER BY rowid",
-                                   (table.name,))  # fmt: skip
+        captures = connection.rows(
+            "SELECT name, columns, since, note FROM _captures WHERE table_name = ? ORDER BY rowid", (table.name,)
+        )
         ((tracking, began),) = connection.rows("SELECT name, since FROM _tracking WHERE table_name = ?", (table.name,))
         return replace(
             shape, tracked=True, tracking=Tracking(str(tracking), str(began)),
             captures=tuple(
                 Capture(str(name), tuple(str(columns).split(",")), net=True, since=_NO_LSN if since is None else
-                        f"0x{since:020x}")
-                for name, columns, since in captures
+                        f"0x{since:020x}", note=str(note))
+                for name, columns, since, note in captures
             ),
         )  # fmt: skip
 
@@ -196,7 +199,8 @@ class ChangeTables(SqliteDialect):
             return Statement(f"SELECT CAST(MAX(floor, {began}) AS TEXT) FROM _clock")
         if change == "cdc":
             since = f"(SELECT since FROM _captures WHERE table_name = {name} AND name = {self.text(capture or '')})"
-            return Statement(f"SELECT COALESCE(printf('0x%020x', MAX(floor, {since})), '{_NO_LSN}') FROM _clock")
+            last = f"CASE WHEN {since} IS NULL THEN '{_NO_LSN}' ELSE printf('0x%020x', MAX(floor, {since})) END"
+            return Statement(f"SELECT {last} FROM _clock")
         if change == "rowversion":
             return None
         return super().oldest(shape, change, capture)
