@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from shared.clients.sql.postgresql import PROBED
+from shared.clients.sql.postgresql import PROBED, PostgresqlDialect
 from shared.engine.sql.sums import Sums, arrow_type
 from shared.errors import Unsupported
-from shared.policy.sql.checksum import LOOKUP3, MD5_UTF_8, Definition
+from shared.model.sql_job import Types
+from shared.policy.sql.checksum import LOOKUP3, MD5_UTF_8, WHOLE, Definition
 from shared.ports.tables import KeyRange, LakeColumn, Selection
 from tests.sql.databases import World, totals
 from tests.support.checksums import integer_of
@@ -57,7 +58,7 @@ def _fill(world: World, name: str) -> None:
 
 
 def test_what_hashes_are_expected_to_be_is_what_the_lakes_side_computes() -> None:
-    texts = ["ß" * 2048 if n == 40 else ("0aé€😀" * 8)[:n] for n in range(41)]
+    texts = ["ß" * WHOLE if n == 40 else ("0aé€😀" * 8)[:n] for n in range(41)]
     odd = {0: math.nan, 1: -0.0, 2: math.inf}
     values: dict[str, list[Any]] = {
         "string": texts,
@@ -108,6 +109,21 @@ def test_a_server_without_a_function_is_asked_for_md5(postgres: PostgresDatabase
     with world.database.sessions(1, consistent=True) as (session,):
         summary = session.summary(Selection(world.shape("words")), checksums=True)
     assert summary.definition == MD5_UTF_8
+
+
+@pytest.mark.parametrize("definition", [LOOKUP3, MD5_UTF_8])
+def test_workers_may_share_the_sums(postgres: PostgresDatabase, definition: Definition) -> None:
+    world = _world(postgres)
+    _fill(world, "kinds")
+    dialect = PostgresqlDialect(Types())
+    dialect.definition = definition
+    (statement,) = dialect.summaries(Selection(world.shape("kinds")), checksums=True)
+    with postgres.connect() as connection:
+        connection.execute("SET parallel_setup_cost = 0")
+        connection.execute("SET parallel_tuple_cost = 0")
+        connection.execute("SET min_parallel_table_scan_size = 0")
+        plan = connection.execute(f"EXPLAIN {statement.sql}".encode()).fetchall()
+    assert any("Partial Aggregate" in line for (line,) in plan), plan
 
 
 _TAMPERED = {

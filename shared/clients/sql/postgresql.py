@@ -73,6 +73,8 @@ _SETTINGS = {
     "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "iso_8601", "extra_float_digits": "3",
     "bytea_output": "hex", "standard_conforming_strings": "on", "client_encoding": "UTF8", "xmlbinary": "base64",
     "idle_in_transaction_session_timeout": "0",
+    # To compile the sums of a hundred columns takes longer than to add up as many thousand rows.
+    "jit": "off",
 }  # fmt: skip
 # Between these a double holds the seconds since 1970 so exactly that their microseconds are told by rounding: up to
 # 2**51 of them, divided and multiplied with half a unit in the last place lost each time.
@@ -90,7 +92,7 @@ _PROBES = {
     "double": "CASE n WHEN 0 THEN 'NaN' WHEN 1 THEN '-0' WHEN 2 THEN 'infinity' ELSE (n - 20)::float8 / 7 END",
     "timestamp[us]": "timestamp '2000-01-01' + (n - 20) * interval '123456789.123457 seconds'",
 }
-PROBED = ("-36511025905109240387", "-36511025905109239147", "9727239322212139026", "-50339536602061377877")
+PROBED = ("-25696073030724652154", "-25696073030724650914", "9727239322212139026", "-50339536602061377877")
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SAVEPOINT = "lake_begun"
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
@@ -103,7 +105,8 @@ _FRESH = 0.05
 
 class PostgresqlDialect(Dialect):
     name = "postgresql"
-    fence = " OFFSET 0"
+    # A text, since for a number, which the parser casts, the planner takes it for a limit and shares no sums.
+    fence = " OFFSET '0'"
 
     def __init__(self, types: Types, *, times_checked_in_sql: bool = False, decimals_as_integers: bool = False) -> None:
         """``types`` as in the job; the rest is about the driver.

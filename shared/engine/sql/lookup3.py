@@ -16,8 +16,10 @@ _CHUNK = 16384
 # A round takes twelve bytes; so many rounds' bytes of each value are brought beside those of the others at once.
 _ROUND, _ROUNDS_AT_ONCE = 12, 16
 _START = np.uint32((0x9E3779B9 + 3923095) & 0xFFFFFFFF)
-# Of a word that begins so many bytes before the value's end: none, or up to four of them are the value's.
-_MASKS = np.array([(1 << 8 * count) - 1 for count in range(5)], np.uint32)
+# What of the three words behind the last whole round belongs to a value that has so many bytes there.
+_TAILS = np.array(
+    [[(1 << 8 * min(max(left - 4 * word, 0), 4)) - 1 for word in range(3)] for left in range(_ROUND)], np.uint32
+)
 _HALF = np.uint64(32)
 
 
@@ -27,18 +29,13 @@ def of_values(data: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers) ->
     Args:
         data: Bytes of all values.
         starts: Where in ``data`` each begins.
-        lengths: How many bytes each has; the longest decides about the time that all take.
+        lengths: How many bytes each has, less than 12 * 2**16; the longest decides about the time that all take.
     """
     found = np.empty(len(starts), np.uint64)
-    if not len(starts):
-        return found
-    rounds = lengths // _ROUND
-    # Those that take the most rounds first, so that the ones still under way are always the first of a chunk.
-    order = np.argsort(rounds, kind="stable")[::-1] if rounds.min() != rounds.max() else None
     padded = np.concatenate((data, np.zeros(_ROUND * _ROUNDS_AT_ONCE, np.uint8)))
     for first in range(0, len(starts), _CHUNK):
-        part = slice(first, first + _CHUNK) if order is None else order[first : first + _CHUNK]
-        found[part] = _chunk(padded, starts[part], lengths[part], rounds[part])
+        part = slice(first, first + _CHUNK)
+        found[part] = _chunk(padded, starts[part], lengths[part])
     return found
 
 
@@ -63,37 +60,44 @@ def of_double_words(numbers: Hashes) -> Hashes:
     return found
 
 
-def _chunk(padded: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers, rounds: Numbers) -> Hashes:
-    """Of values in the order of their rounds, the most first."""
-    most = int(rounds[0])
+def _chunk(padded: npt.NDArray[np.uint8], starts: Numbers, lengths: Numbers) -> Hashes:
+    rounds = lengths // _ROUND
+    order = None
+    if rounds[0] != rounds[-1] or rounds.min() != rounds.max():
+        # Those that take the most rounds first, so that the ones that are under way always are the first.
+        order = np.argsort(rounds.astype(np.uint16), kind="stable")[::-1]
+        starts, lengths, rounds = starts[order], lengths[order], rounds[order]
     # How many values have so many rounds or more.
-    reaching = np.bincount(rounds, minlength=most + 2)[::-1].cumsum()[::-1].tolist()
-    rest = lengths - _ROUND * rounds
+    reaching = np.bincount(rounds)[::-1].cumsum()[::-1].tolist()
     a = lengths.astype(np.uint32) + _START
     b, c, spare = a.copy(), a.copy(), np.empty_like(a)
-    for first in range(0, most + 1, _ROUNDS_AT_ONCE):
-        count = min(_ROUNDS_AT_ONCE, most + 1 - first)
-        # So many bytes as one item, at every place of the data, of which those of the values are picked.
-        width = _ROUND * count
-        everywhere: npt.NDArray[np.void] = np.ndarray(len(padded) - width + 1, f"V{width}", padded, strides=(1,))
-        words = everywhere[starts[: reaching[first]] + _ROUND * first].view("<u4").reshape(-1, 3 * count)
-        for number in range(count):
-            going_on, here = reaching[first + number + 1], reaching[first + number]
-            one, two, three = (words[:, 3 * number + place] for place in range(3))
-            if going_on:
-                some = slice(0, going_on)
-                a[some] += one[some]
-                b[some] += two[some]
-                c[some] += three[some]
-                _mix(a[some], b[some], c[some], spare[some])
-            if here > going_on:
-                # Their last bytes; the lowest byte of the third word stays the length's.
-                some = slice(going_on, here)
-                left = rest[some]
-                a[some] += one[some] & _MASKS[np.minimum(left, 4)]
-                b[some] += two[some] & _MASKS[np.clip(left - 4, 0, 4)]
-                c[some] += (three[some] & _MASKS[np.maximum(left - 8, 0)]) << np.uint32(8)
-    return _final(a, b, c)
+    for first in range(0, len(reaching) - 1, _ROUNDS_AT_ONCE):
+        under_way = reaching[first + 1 : first + 1 + _ROUNDS_AT_ONCE]
+        words = _words(padded, starts[: under_way[0]] + _ROUND * first, _ROUND * len(under_way))
+        for number, count in enumerate(under_way):
+            one, two, three, left = a[:count], b[:count], c[:count], spare[:count]
+            one += words[:count, 3 * number]
+            two += words[:count, 3 * number + 1]
+            three += words[:count, 3 * number + 2]
+            _mix(one, two, three, left)
+    last = _words(padded, starts + _ROUND * rounds, _ROUND) & _TAILS[lengths - _ROUND * rounds]
+    a += last[:, 0]
+    b += last[:, 1]
+    # The lowest byte stays the length's.
+    c += last[:, 2] << np.uint32(8)
+    hashes = _final(a, b, c)
+    if order is None:
+        return hashes
+    found = np.empty_like(hashes)
+    found[order] = hashes
+    return found
+
+
+def _words(padded: npt.NDArray[np.uint8], places: Numbers, width: int) -> Words:
+    """For each place, the bytes from there on, as words beside each other."""
+    # So many bytes as one item, at every place of the data, of which some are picked.
+    everywhere: npt.NDArray[np.void] = np.ndarray(len(padded) - width + 1, f"V{width}", padded, strides=(1,))
+    return everywhere[places].view("<u4").reshape(-1, width // 4)
 
 
 def _mix(a: Words, b: Words, c: Words, spare: Words) -> None:
@@ -105,21 +109,21 @@ def _mix(a: Words, b: Words, c: Words, spare: Words) -> None:
         (b, a, c, 19),
         (c, b, a, 4),
     ):
-        np.subtract(one, other, out=one)
-        np.left_shift(other, left, out=spare)
-        np.bitwise_xor(one, spare, out=one)
-        np.right_shift(other, 32 - left, out=spare)
-        np.bitwise_xor(one, spare, out=one)
-        np.add(other, third, out=other)
+        np.subtract(one, other, one)
+        np.left_shift(other, left, spare)
+        np.bitwise_xor(one, spare, one)
+        np.right_shift(other, 32 - left, spare)
+        np.bitwise_xor(one, spare, one)
+        np.add(other, third, other)
 
 
 def _final(a: Words, b: Words, c: Words) -> Hashes:
     spare = np.empty_like(a)
     for one, other, left in ((c, b, 14), (a, c, 11), (b, a, 25), (c, b, 16), (a, c, 4), (b, a, 14), (c, b, 24)):
-        np.bitwise_xor(one, other, out=one)
+        np.bitwise_xor(one, other, one)
         # The two parts of a rotated word have no bit in common, so that they can be taken off one after the other.
-        np.left_shift(other, left, out=spare)
-        np.subtract(one, spare, out=one)
-        np.right_shift(other, 32 - left, out=spare)
-        np.subtract(one, spare, out=one)
+        np.left_shift(other, left, spare)
+        np.subtract(one, spare, one)
+        np.right_shift(other, 32 - left, spare)
+        np.subtract(one, spare, one)
     return b.astype(np.uint64) << _HALF | c
