@@ -43,7 +43,7 @@ def _glob(pattern: str) -> str:
 
 
 Glob = Annotated[str, AfterValidator(_glob)]
-BytesPerSecond = Annotated[int, BeforeValidator(_bytes_per_s)]
+BytesPerSecond = Annotated[int, BeforeValidator(_bytes_per_s, json_schema_input_type=int | str)]
 
 
 class FolderSource(Spec):

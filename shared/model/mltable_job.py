@@ -42,7 +42,7 @@ def _suffix(value: str) -> str:
 
 
 Folder = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_folder)]
-Wish = Annotated[str, BeforeValidator(_wish)]
+Wish = Annotated[str, BeforeValidator(_wish, json_schema_input_type=int | str)]
 SuffixPattern = Annotated[str, Field(max_length=60), AfterValidator(_suffix)]
 
 

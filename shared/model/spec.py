@@ -17,6 +17,6 @@ def _bytes(value: Any) -> Any:
     return parse_bytes(value) if isinstance(value, str) else value
 
 
-ByteSize = Annotated[int, BeforeValidator(_bytes)]
+ByteSize = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str)]
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$", description="names the job and its ledger")]
 CredentialName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]

@@ -38,7 +38,7 @@ def _output(value: str) -> str:
     return check_output_name(value)
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
 TableText = Annotated[str, Field(min_length=1, max_length=600), AfterValidator(_wish)]
 """``dbo.Orders``, ``"odd schema".[odd table]``, ``sales.*``; quotes of all dialects are understood."""
