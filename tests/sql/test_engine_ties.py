@@ -64,6 +64,7 @@ def test_watermarks_of_every_type(kind: pa.DataType, low: Any, high: Any) -> Non
         (pa.timestamp("us"), [datetime(2026, 1, 1, 0, minute) for minute in range(9)], 300.0),  # noqa: DTZ001
         (pa.date32(), [date(2026, 1, day) for day in range(1, 10)], 5 * 86_400.0),
         (pa.decimal128(10, 2), [Decimal(n) for n in range(9)], 5.0),
+        (pa.decimal128(38, 0), [Decimal(10**37 + 8 * 10**9 + n) for n in range(9)], 5.0),
         (pa.float64(), [float(n) for n in range(9)], 5.0),
         (pa.string(), [f"2026-01-0{n}T10:00:00.1234567" for n in range(1, 10)], 5 * 86_400.0),
         (pa.string(), [f"no time {n}" for n in range(9)], 5.0),

@@ -19,7 +19,7 @@ from shared.errors import (
 )
 from shared.policy.sql.checksum import MD5_UTF_8
 from shared.policy.sql.names import TableName
-from shared.ports.tables import KeyRange, RowRule, Selection
+from shared.ports.tables import KeyRange, RowRule, Selection, Window
 from tests.sql.databases import World, rows_of, totals
 from tests.support.postgres import PostgresDatabase, PostgresServer, odbc_missing
 
@@ -54,6 +54,17 @@ def test_what_a_lake_cannot_hold_is_an_error_that_names_the_column(world: World,
     # The way out that the error names.
     rows = world.read(Selection(world.shape("mine", "SELECT id, v::text AS v FROM far")))
     assert rows[0]["v"]
+
+
+def test_a_lookback_of_more_digits_than_python_keeps(world: World) -> None:
+    top = 10**40
+    world.run(
+        "CREATE TABLE wide (id int PRIMARY KEY, at numeric)",
+        f"INSERT INTO wide VALUES (1, {top}), (2, {top - 4}), (3, {top - 5}.5), (4, {top - 6})",
+    )
+    window = Window("watermark", str(top), str(top), "at", lookback_s=4.5)
+    rows = world.read(Selection(world.shape("wide", "SELECT id, at::text AS shown, at FROM wide"), window=window))
+    assert sorted(row["id"] for row in rows) == [1, 2, 3]
 
 
 def test_partitions_are_read_once_with_their_table(world: World) -> None:

@@ -32,7 +32,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 
 from shared.clients.sql.dialect import (
     COLUMN_TYPES,
@@ -97,6 +97,8 @@ _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SAVEPOINT = "lake_begun"
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
 _PAGE_BYTES = 8192
+# The digits that a numeric may have; the usual context rounds a difference to 28.
+_EXACT = Context(prec=131_072 + 16_383)
 _PAGES_A_SLICE = 60
 # Up to here one pass in order of the column is cheap, and exact.
 _ORDERED_ROWS = 500_000
@@ -353,7 +355,7 @@ class PostgresqlDialect(Dialect):
         if kind in ("smallint", "integer", "bigint"):
             return self.text(str(max(math.floor(Decimal(text) - Decimal(repr(seconds))), -(2**63))))
         if kind.startswith("numeric"):
-            return self.text(str(Decimal(text) - Decimal(repr(seconds))))
+            return self.text(str(_EXACT.subtract(Decimal(text), Decimal(repr(seconds)))))
         if kind in ("real", "double precision"):
             return self.text(repr(float(text) - seconds))
         interval = f"interval '{seconds!r} seconds'"

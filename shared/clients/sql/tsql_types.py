@@ -38,7 +38,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 
 from shared.errors import Unsupported
 from shared.model.sql_job import Types
@@ -64,6 +64,8 @@ _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,7
 _TIME = re.compile(r"\d\d:\d\d:\d\d(?:\.\d{1,7})?")
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HEX = re.compile(r"0x((?:[0-9a-fA-F]{2})*)")
+# Python's usual arithmetic, abs() too, rounds to 28 digits; the server's decimals have 38.
+_EXACT = Context(prec=200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +358,7 @@ def earlier(column: str, text: str, value: str, seconds: float) -> str:
         return literal(column, text, str(int(value) - math.ceil(seconds)))
     number = _number(value)
     if kind.name in ("decimal", "numeric", *_DECIMALS) and number is not None:
-        return literal(column, text, f"{number - Decimal(repr(seconds)):f}")
+        return literal(column, text, f"{_EXACT.subtract(number, Decimal(repr(seconds))):f}")
     if kind.name in ("float", "real"):
         return f"({literal(column, text, value)} - {seconds!r}e0)"
     moment = _MOMENT.fullmatch(value)
@@ -396,13 +398,13 @@ def _number(value: str) -> Decimal | None:
 
 
 def _fits(number: Decimal, precision: int, scale: int) -> bool:
-    whole, _, fraction = f"{abs(number):f}".partition(".")
+    whole, _, fraction = f"{number.copy_abs():f}".partition(".")
     return len(whole.lstrip("0")) <= precision - scale and len(fraction.rstrip("0")) <= scale
 
 
 def _any_decimal(column: str, text: str, number: Decimal) -> str:
     """A number that the column's own type cannot hold, such as a rule's limit, compared as a decimal of its own."""
-    whole, _, fraction = f"{abs(number):f}".partition(".")
+    whole, _, fraction = f"{number.copy_abs():f}".partition(".")
     scale = len(fraction.rstrip("0"))
     if len(whole.lstrip("0")) + scale > 38:
         raise Unsupported(f"{number} has more than 38 digits; column {column} is {text}", code="value_unfit",

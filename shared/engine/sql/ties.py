@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
 from math import ceil
 from typing import Any
 
@@ -26,6 +26,8 @@ from shared.ports import RunStore
 
 MOST = 1_000_000
 _DIGEST_BYTES = 16
+# The usual context rounds a difference to 28 digits, databases do not.
+_EXACT = Context(prec=200)
 
 
 @dataclass
@@ -187,7 +189,7 @@ def _less(top: Any, lookback_s: float) -> Any:
         if isinstance(top, date):
             return top - timedelta(days=ceil(lookback_s / 86_400))
         if isinstance(top, Decimal):
-            return top - Decimal(repr(lookback_s))
+            return _EXACT.subtract(top, Decimal(repr(lookback_s)))
         if isinstance(top, int):
             return top - ceil(lookback_s)
         if isinstance(top, float):
