@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,12 @@ Row = dict[str, Any]
 async def discarded(table: LakeTable, keep: Sequence[str] = ()) -> int:
     """How many files that no commit refers to were there; they are gone."""
     return await table.remove(await table.leftovers(keep))
+
+
+@functools.cache
+def _duckdb() -> duckdb.DuckDBPyConnection:
+    """One for all tests of a process, since making it takes ten times as long as reading; it keeps no file."""
+    return duckdb.connect(config={"enable_external_file_cache": False})
 
 
 class EmulatedTable:
@@ -90,7 +97,7 @@ class EmulatedTable:
         files = self.files()
         if not files:
             return []
-        with duckdb.connect() as connection:
+        with _duckdb().cursor() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             names = ", ".join(f"'{file}'" for file in files)
             sql = f"SELECT * FROM read_parquet([{names}], union_by_name = true)"
