@@ -111,6 +111,15 @@ class Write(SqlSpec):
     )
 
 
+def assert_distinct(names: list[str]) -> None:
+    """Raises ValueError for names that a lakehouse does not tell apart."""
+    seen: set[str] = set()
+    for name in names:
+        if name.casefold() in seen:
+            raise ValueError(f"two tables would be written under the name {name!r}; give each of them one of its own")
+        seen.add(name.casefold())
+
+
 class TableWish(SqlSpec):
     """Tables by name or pattern, or the rows of a query, and how to read them."""
 
@@ -250,6 +259,12 @@ class SqlJob(SqlSpec):
             parse_ncrontab(value)
         return value
 
+    @field_validator("tables")
+    @classmethod
+    def _queries(cls, value: list[TableWish]) -> list[TableWish]:
+        assert_distinct([wish.name for wish in value if wish.query is not None and wish.name is not None])
+        return value
+
     @field_validator("target")
     @classmethod
     def _place(cls, value: SqlTarget) -> SqlTarget:
@@ -260,6 +275,13 @@ class SqlJob(SqlSpec):
                 f"format: {value.format} belongs below {wanted}/, such as {wanted}/erp; path is {value.path!r}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _names(self) -> "SqlJob":
+        # Parquet's folders have that of the schema between them.
+        if self.target.format == "delta":
+            assert_distinct([wish.name for wish in self.tables if wish.name is not None])
+        return self
 
     @model_validator(mode="after")
     def _dispositions(self) -> "SqlJob":

@@ -102,7 +102,7 @@ class Engine:
         opened = SqlRun(
             job=job, records=records, database=database, facts=facts, lake=lambda path: self.open(path, name, job),
             quarantine=lambda path: self.open(quarantine_path(path), name, job, form="parquet"),
-            clock=lambda: datetime.now(UTC),
+            clock=self.clock,
             connections_per_table=prepare.table_window(job, len(numbers))[1],
         )  # fmt: skip
         for number in numbers:
@@ -116,8 +116,12 @@ class Engine:
     def open(self, path: str, run: str, job: SqlJob, form: Any = None) -> LakeTable:
         return open_lake_table(
             self.lake.onelake, WORKSPACE_ID, LAKEHOUSE_ID, path, form or job.target.format, owner=job.name, run=run,
-            options=table_options(job), memory_bytes=job.limits.memory,
+            options=table_options(job), memory_bytes=job.limits.memory, now=self.clock,
         )  # fmt: skip
+
+    def clock(self) -> datetime:
+        """The time; replaced by a test."""
+        return datetime.now(UTC)
 
     async def between(self, turn: int, step: str) -> None:
         """What somebody else does before a step; replaced by a test."""

@@ -149,6 +149,17 @@ def _check_folders(job: SqlJob, entries: list[dict[str, Any]]) -> None:
                 code="output_collision",
                 subject="tables",
             )
+    for folder, entry in owner.items():
+        parts = folder.split("/")
+        for depth in range(1, len(parts)):
+            if above := owner.get("/".join(parts[:depth])):
+                # Who reads the one would read both.
+                raise Configuration(
+                    f"{entry['shown']} would be written to {entry['path']}, which is inside the folder of "
+                    f"{above['shown']} ({above['path']}); give one of them a name of its own",
+                    code="output_collision",
+                    subject="tables",
+                )
 
 
 async def _again(
