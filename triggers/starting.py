@@ -125,7 +125,8 @@ async def claim_job(
     async def is_alive(current: str, claimed_at: str) -> bool:
         status = await client.get_status(current)
         claimed = datetime.fromisoformat(claimed_at)
-        is_fresh = (services.clock() - claimed).total_seconds() < _STARTING_S
+        # Of a clock that was put back since, the claim may lie in the future; it is none of this moment then.
+        is_fresh = abs((services.clock() - claimed).total_seconds()) < _STARTING_S
         if status is None or status.runtime_status is None:
             return is_fresh
         if (
