@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -111,6 +112,9 @@ class RunningEmulators:
         self._ready_within_s = ready_within_s
         self._process = process
         self._log = log
+        self._reading = threading.Lock()
+        self._journal_bytes = 0
+        self._effects: list[dict[str, Any]] = []
         try:
             self.addresses: dict[str, Any] = self._await_ready()
         except BaseException:
@@ -214,8 +218,14 @@ class RunningEmulators:
 
     def journal(self) -> list[dict[str, Any]]:
         """Returns the recorded effects; they must have been started with ``journal=True``."""
-        text = (self.root / "journal.jsonl").read_text(encoding="utf-8", errors="surrogatepass")
-        return [json.loads(line) for line in text.split("\n") if line]
+        with self._reading, (self.root / "journal.jsonl").open("rb") as file:
+            # It only grows, and those who wait for an effect ask again and again.
+            file.seek(self._journal_bytes)
+            lines, end, _ = file.read().rpartition(b"\n")
+            self._journal_bytes += len(lines) + len(end)
+            text = lines.decode("utf-8", "surrogatepass")
+            self._effects += [json.loads(line) for line in text.split("\n") if line]
+            return list(self._effects)
 
     def environment(self, client: str = "migrator") -> dict[str, str]:
         """Returns the environment that points the app's settings here, as the named client."""
