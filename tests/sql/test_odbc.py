@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -122,6 +123,31 @@ def test_long_values_are_complete_and_a_batch_holds_little_more_than_asked(conne
             assert row["t"] == f"ä😀{seen}" * size
             assert row["b"] == b"\x00\xff" * size
     assert seen == rows
+
+
+@needs_odbc
+def test_nothing_of_a_long_value_is_kept_while_the_next_one_is_read(connection: OdbcConnection) -> None:
+    size = 4_000_000
+    statement = Statement(
+        f"SELECT repeat('x', {size}), n FROM generate_series(1, 3) n",
+        (),
+        (LakeColumn("t", "string"), LakeColumn("n", "int32")),
+    )
+    batches = connection.batches(statement, batch_bytes=1000)
+    next(batches)
+    tracemalloc.start()
+    try:
+        second = next(batches)
+        # The driver's text, and the row that holds it; Arrow's own memory is not Python's.
+        assert tracemalloc.get_traced_memory()[0] < size / 4
+        assert second["t"][0].as_py() == "x" * size
+        del second
+        held = pa.total_allocated_bytes()
+        next(batches)
+        # The batch before is the reader's own to keep.
+        assert pa.total_allocated_bytes() - held < size * 1.5
+    finally:
+        tracemalloc.stop()
 
 
 @needs_odbc

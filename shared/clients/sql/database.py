@@ -151,8 +151,11 @@ class Session:
                 if not batch.num_rows:
                     continue
                 yield conform(batch, statement.columns, subject)
+                rows = batch.num_rows
+                # It may hold a long value, and the next one is on its way.
+                del batch
                 if rows_per_s:
-                    self._closed.wait(pace.delay_s(batch.num_rows, rows_per_s))
+                    self._closed.wait(pace.delay_s(rows, rows_per_s))
         finally:
             self._end(batches, is_over=is_over)
 

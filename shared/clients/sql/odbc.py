@@ -182,8 +182,6 @@ def long_rows(cursor: "pyodbc.Cursor", statement: Statement, batch_bytes: int) -
     Raises:
         Unsupported: code ``value_unfit``: text that is no Unicode, or over 2 GB of one column in a row.
     """
-    import pyarrow as pa
-
     from shared.clients.sql.conform import arrow_schema
 
     schema = arrow_schema(statement.columns)
@@ -196,15 +194,26 @@ def long_rows(cursor: "pyodbc.Cursor", statement: Statement, batch_bytes: int) -
             row = cursor.fetchone()
         except UnicodeDecodeError:
             raise not_unicode(", ".join(statement.columns[index].name for index in sized)) from None
+        is_over = row is None
         if row is not None:
-            rows.append(row)
             gathered += fixed + sum(len(row[index]) for index in sized if row[index] is not None)
-        if rows and (row is None or gathered >= batch_bytes):
-            arrays = [_array(values, field) for values, field in zip(zip(*rows, strict=True), schema, strict=True)]
+            rows.append(row)
+        # Of a long row nothing is kept, neither as it came nor as it went, while the next one is read.
+        row = None
+        if rows and (is_over or gathered >= batch_bytes):
+            batch = _batch(rows, schema)
             rows, gathered = [], 0
-            yield pa.RecordBatch.from_arrays(arrays, schema.names)
-        if row is None:
+            yield batch
+            del batch
+        if is_over:
             return
+
+
+def _batch(rows: "list[Any]", schema: "pa.Schema") -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    arrays = [_array([row[index] for row in rows], field) for index, field in enumerate(schema)]
+    return pa.RecordBatch.from_arrays(arrays, schema.names)
 
 
 def _array(values: Sequence[Any], field: "pa.Field") -> "pa.Array":
