@@ -209,12 +209,16 @@ def test_somebody_else_commits_at_the_same_moment(platform: Platform, module_roo
     ])  # fmt: skip
     run = platform.start(job)
     until(lambda: all(platform.emulators.fault_hits()), "the commits to be on their way")
+    mark = platform.mark()
     foreign = {"id": 77_777, "name": "somebody else's", "at": 0}
     for name in names:
         write_deltalake(str(folder(platform, job, name)), pa.Table.from_pylist([foreign]), mode="append",
                         schema_mode="merge")  # fmt: skip
     platform.wait(run, "completed")
     platform.emulators.set_faults([])
+    refused = {one["path"].split("/race/")[1].split("/")[0] for one in platform.emulators.journal()[mark:]
+               if "/race/" in one["path"] and "_delta_log" in one["path"] and one["status"] in (409, 412)}  # fmt: skip
+    assert refused == set(names), "somebody else was faster"
     for name in names:
         kept = [] if name == "replaced" else [foreign]
         assert lake_rows(folder(platform, job, name)) == source.rows(name) + kept, name

@@ -5,8 +5,10 @@ Every answer of the API is held against the description that it serves.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -156,6 +158,11 @@ def test_one_table_is_reset_or_tried_again_and_the_other_goes_on(platform: Descr
     assert lake_rows(folder(platform, job, "u")) == source.rows("u")
     for form in ("csv", "md", "html", "summary"):
         assert platform.get(f"/migrations/{second}/manifest?format={form}").status == 200
+    # As a clock leaves it that was put back since: nobody starts a run at a time that has not come.
+    claim = max((platform.store / "jobs" / "parts" / "runs").iterdir())
+    ahead = (datetime.now(UTC) + timedelta(hours=5)).isoformat()
+    claim.write_text(json.dumps({**json.loads(claim.read_text()), "claimed_at": ahead}))
+    platform.run(job)
 
 
 def test_the_timer_starts_increments_one_at_a_time(platform: Described, module_root: Path) -> None:
