@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from shared.clients.sql.postgresql import classify_postgresql
@@ -254,3 +256,17 @@ def test_what_a_state_means(state: str | None, said: str, kind: type, code: str)
     assert (type(error), error.code) == (kind, code)
     # A value of a row is nobody's business.
     assert "4111" not in error.detail
+
+
+def test_a_silent_connection_is_kept_alive_and_a_dead_one_noticed(world: World, postgres: PostgresDatabase) -> None:
+    """What lies between (a load balancer, a firewall) forgets a connection on which nothing is said for minutes."""
+    if not Path("/proc/net/tcp").exists():
+        pytest.skip("only Linux shows the timers of its connections")
+    with world.database.sessions(1, consistent=True):
+        timers = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        # State and timer as the kernel's Documentation/networking/proc_net_tcp.rst has them; hundredths of a second.
+        ours = [one for one in timers if int(one[2].partition(":")[2], 16) == postgres.port and one[3] == "01"]
+        assert ours
+        for one in ours:
+            kind, _, left = one[5].partition(":")
+            assert kind == "02" and int(left, 16) <= 6000, "a first probe within a minute"

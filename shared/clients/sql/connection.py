@@ -383,7 +383,7 @@ def _complete_postgresql(
     for keyword, value in (
         ("usedeclarefetch", "1"), ("fetch", "10000"), ("protocol", "7.4-0"),
         ("maxvarcharsize", str(UNBOUNDED_POSTGRESQL)), ("textaslongvarchar", "1"), ("byteaaslongvarbinary", "1"),
-        ("boolsaschar", "0"), ("unknownsizes", "2"),
+        ("boolsaschar", "0"), ("unknownsizes", "2"), ("keepalivetime", "60"), ("keepaliveinterval", "15"),
     ):  # fmt: skip
         pairs.setdefault(keyword, value)
 
