@@ -94,6 +94,8 @@ def test_a_number_of_the_server_has_a_meaning(state: str, native: int, kind: typ
         ("HYT00", "Query timeout expired", TransientError, "statement_timeout"),
         ("HY008", "Operation canceled", TransientError, "cancelled"),
         ("FA005", "Cannot use Access Token with any of the following options", Configuration, "connection_setting"),
+        ("08S01", "SSL Provider: [error:0A000126:SSL routines::unexpected eof while reading]", ConnectionLost,
+         "connection_lost"),
         ("08001", "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:self-signed certificate]",
          Configuration, "certificate_not_trusted"),
     ],

@@ -10,6 +10,7 @@ from shared.clients.sql.postgresql import classify_postgresql
 from shared.errors import (
     AccessDenied,
     Authentication,
+    Configuration,
     ConnectionLost,
     NotFound,
     RunError,
@@ -249,6 +250,11 @@ def test_collations_that_take_different_text_for_equal(world: World) -> None:
         (None, "FATAL:  the database system is in recovery mode", ServiceUnavailable, "service_unavailable"),
         (None, "connection to server failed: Connection refused", ConnectionLost, "connection_lost"),
         ("08006", "server closed the connection unexpectedly", ConnectionLost, "connection_lost"),
+        (None, "PQgetCopyData() failed: SSL error: unexpected eof while reading", ConnectionLost, "connection_lost"),
+        ("08S01", "SSL SYSCALL error: EOF detected ; The connection has been lost", ConnectionLost, "connection_lost"),
+        (None, "SSL connection has been closed unexpectedly", ConnectionLost, "connection_lost"),
+        (None, "SSL error: certificate verify failed", Configuration, "certificate_not_trusted"),
+        (None, "server does not support SSL, but SSL was required", Configuration, "certificate_not_trusted"),
     ],
 )  # fmt: skip
 def test_what_a_state_means(state: str | None, said: str, kind: type, code: str) -> None:

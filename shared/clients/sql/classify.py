@@ -37,6 +37,12 @@ _AWAY = (40197, 40613, 40143, 40166, 40540, 42108, 42109, 615, 926, 921, 922, 98
 _REFUSED = (18456, 18452, 18470, 18486, 18487, 18488, 18461, 4064, 40532, 40607)
 _DENIED = (229, 230, 262, 297, 300, 371, 916, 15247, 22850, 22981)
 _UNCERTIFIED = ("certificate", "ssl provider", "tls", "ssl routines")
+# Of TLS as of any connection, where it breaks: OpenSSL's words, and libpq's about them.
+TORN = re.compile(
+    r"SSL SYSCALL error|unexpected eof|SSL connection has been closed|bad record mac|connection (was )?(reset|closed)"
+    r"|timed out|broken pipe",
+    re.IGNORECASE,
+)
 _OF_THE_STATEMENT = (
     102, 103, 105, 107, 116, 130, 147, 156, 164, 170, 174, 178, 189, 195, 201, 205, 206, 207, 209, 213, 241, 242, 245,
     249, 305, 306, 319, 402, 406, 409, 421, 446, 468, 529, 1033, 1038, 4104, 4121, 8114, 8116, 8117, 8120, 8127, 8155,
@@ -176,7 +182,8 @@ def _by_number(
 def _by_state(records: list[Record], said: str, setting: str, subject: str) -> MigrationError:
     state = records[0].state
     words = " ".join(record.text for record in records).lower()
-    if any(word in words for word in _UNCERTIFIED) and state[:2] in ("08", "01", "HY"):
+    is_torn = TORN.search(words) is not None
+    if any(word in words for word in _UNCERTIFIED) and state[:2] in ("08", "01", "HY") and not is_torn:
         return Configuration(
             f"the certificate of the database's server is not trusted ({said}); add the authority that issued it to "
             "the system's certificates (or name a file of authorities in SSL_CERT_FILE), and see that the server's "
@@ -198,7 +205,7 @@ def _by_state(records: list[Record], said: str, setting: str, subject: str) -> M
             "less",
             code="statement_timeout", subject=subject, retry_after_s=30.0,
         )  # fmt: skip
-    if state in ("HYT00", "HYT01") or (state[:2] == "08" and state != "08004"):
+    if state in ("HYT00", "HYT01") or (state[:2] == "08" and state != "08004") or is_torn:
         return ConnectionLost(
             f"no connection to the database, or it broke ({said}); if this stays, check server and port in the setting "
             f"{setting} and the network's way there",

@@ -34,6 +34,7 @@ import re
 from collections.abc import Sequence
 from decimal import Context, Decimal
 
+from shared.clients.sql.classify import TORN
 from shared.clients.sql.dialect import (
     COLUMN_TYPES,
     INTEGER_DIGITS,
@@ -631,7 +632,7 @@ def classify_postgresql(state: str | None, said: str, *, setting: str, subject: 
             code="statement_refused",
             subject=subject,
         )
-    if "certificate" in said or "SSL" in said:
+    if ("certificate" in said or "SSL" in said) and not TORN.search(said):
         return Configuration(
             f"there is no trusted TLS connection to the server; give its authority's certificate by sslrootcert in the "
             f"setting {setting}, and see that the server's name is the certificate's",
