@@ -37,8 +37,8 @@ VALUES: dict[str, st.SearchStrategy] = {
     "date32": st.dates(),
     "timestamp[us]": st.datetimes(),
     "timestamp[us, UTC]": st.datetimes(timezones=st.just(UTC)),
-    "string": st.text(max_size=400) | st.sampled_from(["", "a", "é", "𝄞", "x" * 500, "y" * 512, "é" * 257]),
-    "binary": st.binary(max_size=400) | st.sampled_from([b"x" * 512, b"x" * 513]),
+    "string": st.text(max_size=400) | st.sampled_from(["", "a", "é", "𝄞", "x" * 500, "y" * 1024, "é" * 513]),
+    "binary": st.binary(max_size=400) | st.sampled_from([b"x" * 1024, b"x" * 1025]),
 }
 for precision, scale in ((1, 0), (10, 2), (18, 18), (19, 4), (38, 0), (38, 10), (38, 38)):
     largest = 10**precision - 1
@@ -75,7 +75,7 @@ def test_sums_are_those_of_the_definition(lake_type: str, definition: Definition
 @pytest.mark.parametrize("definition", DEFINITIONS)
 def test_many_different_texts_and_long_ones(definition: Definition) -> None:
     texts: list[str | None] = [f"{'ä𝄞' * (number % 3)}{number}{'z' * (number % 300)}" for number in range(6_000)]
-    texts += ["x" * 100_000, "", None, "\x00", "y" * 512, "z" * 513]
+    texts += ["x" * 100_000, "", None, "\x00", "y" * 1024, "z" * 1025]
     sums = Sums([LakeColumn("c", "string")], definition)
     sums.add(pa.record_batch({"c": pa.array(texts)}))
     assert sums.result()["c"] == ColumnSum(
@@ -91,6 +91,28 @@ def test_few_texts_many_times(lake_type: str, definition: Definition) -> None:
     sums.add(pa.record_batch({"c": pa.array(values * 50_000, arrow_type(lake_type))}))
     expected = sum(integer_of(value, lake_type, definition) for value in values if value is not None)
     assert sums.result()["c"] == ColumnSum(50_000, 50_000 * expected)
+
+
+@pytest.mark.parametrize("lake_type", ["string", "binary"])
+def test_small_batches_add_up_to_what_a_large_one_does(lake_type: str) -> None:
+    texts = [None if number % 11 == 0 else f"{number}é" * (number % 200) for number in range(40_000)]
+    values = texts if lake_type == "string" else [None if text is None else text.encode() for text in texts]
+    whole = pa.record_batch(
+        {"c": pa.array(values, arrow_type(lake_type)), "d": pa.array(values, arrow_type(lake_type))}
+    )
+    columns = [LakeColumn("c", lake_type), LakeColumn("d", lake_type)]
+    small, large = Sums(columns, LOOKUP3), Sums(columns, LOOKUP3)
+    large.add(whole)
+    for first in range(0, len(values), 700):
+        small.add(whole.slice(first, 700))
+        if first == 7000:
+            # Asked for in between, too.
+            assert small.result()["c"] == small.result()["d"]
+    assert small.summary() == large.summary()
+    expected = sum(integer_of(value, lake_type, LOOKUP3) for value in values[:3000] if value is not None)
+    first_rows = Sums(columns, LOOKUP3)
+    first_rows.add(whole.slice(0, 3000))
+    assert first_rows.result()["d"].total == expected
 
 
 @pytest.mark.parametrize("lake_type", ["int32", "int64", "timestamp[us]", "double", "decimal128(38, 4)"])

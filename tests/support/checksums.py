@@ -42,7 +42,7 @@ def _by_lookup3(value: Any, lake_type: str) -> int:
         return _signed(lookup3(folded.to_bytes(4, "little")))
     if isinstance(value, str | bytes):
         data = value.encode() if isinstance(value, str) else value
-        if len(data) > 512:
+        if len(data) > 1024:
             return _signed(lookup3(hashlib.sha256(data).digest()) + 31)
         return _signed(lookup3(data) + (31 if isinstance(value, bytes) else 0))
     return _whole(value, lake_type, datetime(1970, 1, 1))  # noqa: DTZ001

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shared.engine.sql.sums import arrow_type
-from shared.engine.sql.totals import hashes_of_bytes
+from shared.engine.sql.texts import hashes_of
 from shared.policy.sql.checksum import NAN_BITS
 from shared.ports.tables import LakeColumn
 
@@ -53,7 +53,7 @@ def _value_digests(values: pa.Array) -> Digests:
 def _present(values: pa.Array) -> Digests:
     type_ = values.type
     if pa.types.is_string(type_) or pa.types.is_binary(type_):
-        return hashes_of_bytes(values)
+        return hashes_of(values)
     if pa.types.is_decimal128(type_):
         words = np.frombuffer(values.buffers()[1], np.uint64)[2 * values.offset : 2 * (values.offset + len(values))]
         return _mixed(words[0::2] + _mixed(words[1::2] + _STEP))

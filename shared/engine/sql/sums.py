@@ -13,12 +13,15 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
+from shared.engine.sql.texts import Texts
 from shared.engine.sql.totals import total_of
-from shared.policy.sql.checksum import MD5_UTF_8, Definition
+from shared.policy.sql.checksum import LOOKUP3, MD5_UTF_8, Definition
 from shared.policy.sql.types import decimal_of
 from shared.ports.tables import ColumnSum, LakeColumn, Summary
 
 _SHOWN_COLUMNS = 8
+# Of texts that wait to be added up, in all columns.
+_HELD_BYTES = 4 * 1024 * 1024
 
 
 def arrow_type(lake_type: str) -> pa.DataType:
@@ -34,7 +37,7 @@ def arrow_type(lake_type: str) -> pa.DataType:
 
 
 class Sums:
-    """Adds up the columns of batches. Not thread-safe; nothing of a batch is kept.
+    """Adds up the columns of batches. Not thread-safe; of batches, no more than a few mebibytes are kept.
 
     Args:
         columns: Lake columns to look at; others of a batch are left alone.
@@ -48,6 +51,11 @@ class Sums:
         self._definition = definition
         self._nulls = dict.fromkeys(self._columns, 0)
         self._totals = dict.fromkeys(self._columns, 0)
+        self._texts = {
+            column.name: Texts(column.type)
+            for column in columns
+            if definition == LOOKUP3 and column.type in ("string", "binary")
+        }
         self._rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -63,18 +71,29 @@ class Sums:
             if values.type != wanted:
                 values = values.cast(wanted)
             self._nulls[name] += values.null_count
-            self._totals[name] += total_of(values, lake_type, self._definition)
+            if name in self._texts:
+                self._texts[name].add(values)
+            else:
+                self._totals[name] += total_of(values, lake_type, self._definition)
         self._rows += batch.num_rows
+        if sum(one.held_bytes for one in self._texts.values()) > _HELD_BYTES:
+            self._settle()
 
     @property
     def rows(self) -> int:
         return self._rows
 
     def result(self) -> Mapping[str, ColumnSum]:
-        return {name: ColumnSum(self._nulls[name], self._totals[name]) for name in self._columns}
+        self._settle()
+        totals = self._totals | {name: one.total for name, one in self._texts.items()}
+        return {name: ColumnSum(self._nulls[name], totals[name]) for name in self._columns}
 
     def summary(self) -> Summary:
         return Summary(rows=self._rows, columns=self.result(), definition=self._definition)
+
+    def _settle(self) -> None:
+        for one in self._texts.values():
+            one.settle()
 
 
 def together(summaries: Iterable[Summary]) -> Summary:

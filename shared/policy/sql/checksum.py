@@ -16,10 +16,11 @@ timestamp[us(, UTC)]  microseconds since 1970-01-01 (UTC) mod P         hash of 
 decimal128(p, s)      (value * 10**s) mod P                             value * 10**s
 float, double         the 64 bits as IEEE double, as a signed integer,  hash of these 64 bits; 0.0 as 0, -0.0 as 1,
                       mod P; every NaN as 0x7ff8000000000000            every NaN as 2
-string                first four bytes of MD5 of the text as the        hash of the text in UTF-8; of more bytes than
-                      database encodes it, big-endian, highest bit off  ``WHOLE``, that of a binary: their SHA-256
-binary                the same of the bytes                             hash of the bytes, of more than ``WHOLE``
-                                                                        that of their SHA-256, plus 31 mod 2**64
+string                first four bytes of MD5 of the text as the        hash of the text in UTF-8; where that has more
+                      database encodes it, big-endian, highest bit off  bytes than ``WHOLE``, as the binary that is
+                                                                        its SHA-256
+binary                the same of the bytes                             hash of the bytes, plus 31 mod 2**64; of more
+                                                                        than ``WHOLE`` bytes, of their SHA-256
 ===================== ================================================= ============================================
 
 ``hash`` is the second and third word of Bob Jenkins' lookup3 with ``hash_bytes_extended``'s beginning, as a signed
@@ -40,7 +41,8 @@ P = 2**31 - 1
 NAN_BITS = 0x7FF8000000000000
 HASH_MASK = 0x7FFFFFFF
 
-WHOLE = 512
+WHOLE = 1024
+"""Longer values are hashed by SHA-256, for which both sides have a library that is quicker than lookup3 in numpy."""
 ARRAY_OF_ONE = 31
 ZERO, MINUS_ZERO, NOT_A_NUMBER = 0, 1, 2
 DAYS_TO_2000 = 10_957
