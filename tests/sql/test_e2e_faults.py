@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,11 @@ def proxy(banks: dict[str, PostgresDatabase]) -> Iterator[CuttingProxy]:
 
 @pytest.fixture(scope="module")
 def far(module_root: Path, banks: dict[str, PostgresDatabase], proxy: CuttingProxy) -> Iterator[Platform]:
-    direct = {"NATIVE": banks["NATIVE"].url, "ODBC": banks["ODBC"].odbc}
+    direct = {
+        "NATIVE": banks["NATIVE"].url,
+        "ODBC": banks["ODBC"].odbc,
+        "TLS": f"{banks['NATIVE'].url}?sslmode=require",
+    }
     cut = {f"CUT_{name}": value.replace(str(proxy.port_behind), str(proxy.port)) for name, value in direct.items()}
     with running(module_root / "far", RETRY_ATTEMPTS="6", RETRY_FIRST_DELAY_S="0.1", **direct, **cut) as one:
         yield one
@@ -308,18 +313,22 @@ def _is_sending(bank: PostgresDatabase) -> bool:
 @pytest.mark.parametrize(("setting", "rows", "cuts"), [
     # psqlodbc up to 13.02 crashes where a connection breaks in what is fetched after the first 10,000 rows.
     ("NATIVE", 200, [1_000_001, 5_200_003, 270_007]), ("ODBC", 20_000, [1_000_001, 270_007]),
+    # In the handshake, at the run's very beginning, and in what follows.
+    ("TLS", 200, [700, 1_000_001, 270_007]),
 ])  # fmt: skip
 def test_the_connection_breaks_in_the_middle_of_a_row(
-    far: Platform, banks: dict[str, PostgresDatabase], proxy: CuttingProxy, setting: str, rows: int, cuts: list[int]
-) -> None:
+    far: Platform, banks: dict[str, PostgresDatabase], postgres_server: PostgresServer, proxy: CuttingProxy,
+    setting: str, rows: int, cuts: list[int],
+) -> None:  # fmt: skip
     if setting == "ODBC" and (why := odbc_missing()):
         pytest.skip(why)
     job = spec(f"cut-{setting.lower()}", f"CUT_{setting}", {"table": "large"},
                partition={"rows": rows, "parallel": 2}, source={"consistency": "slice"}, **IN_BATCHES)  # fmt: skip
-    proxy.cuts = list(cuts)
-    run = far.run(job)["id"]
-    assert proxy.cuts == [], "each of them was met"
-    assert_equal_large(far, job, run, banks[setting])
+    with postgres_server.offering_tls() if setting == "TLS" else nullcontext():
+        proxy.cuts = list(cuts)
+        run = far.run(job)["id"]
+        assert proxy.cuts == [], "each of them was met"
+    assert_equal_large(far, job, run, banks["ODBC" if setting == "ODBC" else "NATIVE"])
 
 
 # -- a file that others hold -------------------------------------------------------------------------------------------

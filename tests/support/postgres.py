@@ -20,6 +20,8 @@ from typing import Any, LiteralString, cast
 import psycopg
 import pytest
 
+from local.emulators.certificates import ensure_certificates
+
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 _START_S = 60.0
 # Ends the server when the pipe closes, which it does however the tests' process ends.
@@ -96,6 +98,29 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             os.killpg(self._guard.pid, signal.SIGKILL)
             self._guard.wait()
+
+    @contextmanager
+    def offering_tls(self) -> Iterator[None]:
+        """For the time of a ``with``, with a certificate that nobody trusts."""
+        made = ensure_certificates(self._folder / "tls")
+        data = self._folder / "data"
+        owner = data.stat()
+        for file, name in ((made.key, "server.key"), (made.chain, "server.crt")):
+            shutil.copy(file, data / name)
+            os.chown(data / name, owner.st_uid, owner.st_gid)
+            (data / name).chmod(0o600)
+        self._admin.run("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+        try:
+            self._await_tls("on")
+            yield
+        finally:
+            self._admin.run("ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+            self._await_tls("off")
+
+    def _await_tls(self, wanted: str) -> None:
+        # A session sees a new setting once it was told of it.
+        while self._admin.run("SHOW ssl") != [(wanted,)]:
+            time.sleep(0.02)
 
     def make_database(self, *, encoding: str = "UTF8") -> PostgresDatabase:
         name = f"test{next(_DATABASES):04d}"
