@@ -183,6 +183,7 @@ def test_the_timer_starts_increments_one_at_a_time(platform: Described, module_r
         # Whatever a reader meets meanwhile is rows of the source, each once.
         ids = [row["id"] for row in lake_rows(table)]
         assert len(set(ids)) == len(ids)
+        time.sleep(0.1)
     assert (alive, passed_over) == (1, True)
     assert platform.call("DELETE", "/schedules/timed").status == 204
     platform.emulators.set_faults([])

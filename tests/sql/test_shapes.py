@@ -77,6 +77,7 @@ def test_as_many_columns_as_a_database_takes(platform: Platform, module_root: Pa
 
     expected = "full"
     assert_same()
+    jobs = jobs[:2]
     for run in (bank.run, source.run):
         run("UPDATE wide SET c7 = 'changed', c1500 = NULL, at = 10 WHERE id = 3",
             "INSERT INTO wide (id, at, c0) VALUES (11, 11, 11)")  # fmt: skip
