@@ -16,6 +16,8 @@ import itertools
 import os
 import secrets
 import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -1341,8 +1343,43 @@ def test_another_thread_breaks_a_statement_off(live: Live) -> None:
     assert isinstance(failures[0], TransientError)
 
 
+_BROKEN_OFF_OFTEN = """
+import os, sys, threading
+from shared.clients.sql.connection import parse_connection
+from shared.clients.sql.odbc import OdbcDriver
+from tests.sql.test_mssql_live import token
+
+driver = OdbcDriver(parse_connection("X", os.environ["TEST_MSSQL_URL"]), token=token)
+connection, ended = driver.connect(), 0
+
+def endless():
+    global ended
+    try:
+        connection.rows(sys.argv[1])
+    except driver.errors:
+        ended += 1
+
+for number in range(20):
+    thread = threading.Thread(target=endless)
+    thread.start()
+    while thread.is_alive():
+        connection.cancel()
+        thread.join(0.05 if number % 2 else 0.001)
+print(ended, connection.rows("SELECT 1"))
+"""
+
+
+def test_a_process_outlives_the_statements_that_it_breaks_off() -> None:
+    """A driver that comes back into a handle that was freed in the meantime ends the whole process."""
+    told = subprocess.run(
+        [sys.executable, "-c", _BROKEN_OFF_OFTEN, f"SELECT COUNT(*) FROM ({ENDLESS}) AS x"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout) == (0, "20 [(1,)]\n"), told.stderr[-2000:]
+
+
 def test_a_statement_may_take_only_so_long(live: Live) -> None:
-    database = live.open(statement_timeout_s=1)
+    database = live.open(statement_timeout_s=5)
     shape = live.shape("endless", ENDLESS)
     with database.sessions(1, consistent=False) as (session,), pytest.raises(TransientError) as caught:
         session.summary(Selection(shape), checksums=False)

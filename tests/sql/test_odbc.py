@@ -225,6 +225,27 @@ def test_another_thread_breaks_a_statement_off(connection: OdbcConnection, postg
 
 
 @needs_odbc
+def test_a_handle_is_freed_only_when_nobody_breaks_its_statement_off_any_more(connection: OdbcConnection) -> None:
+    """SQL Server's driver comes back from a cancellation into the handle, and takes the process along if it is gone."""
+    cursor = connection._begin("SELECT 1", ())
+    freed = threading.Event()
+
+    def end() -> None:
+        connection._end(cursor)
+        freed.set()
+
+    thread = threading.Thread(target=end)
+    with connection._handle:
+        thread.start()
+        assert not freed.wait(0.3)
+        assert connection._running is cursor
+    thread.join(60)
+    assert freed.is_set() and connection._running is None
+    connection.cancel()
+    assert connection.rows("SELECT 2") == [(2,)]
+
+
+@needs_odbc
 def test_a_connection_ends_its_transaction_before_it_is_closed(postgres: PostgresDatabase) -> None:
     driver = OdbcDriver(parse_connection("DB", postgres.odbc), statement_timeout_s=60)
     watching = driver.connect()

@@ -9,6 +9,7 @@ read in its transaction, its statements cannot be cancelled, and it cuts long va
 """
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,8 @@ class OdbcConnection:
         self._longest = longest
         self._at_end = at_end
         self._running: pyodbc.Cursor | None = None
+        # Whoever breaks a statement off must be done with its handle before that is freed; else the process is gone.
+        self._handle = threading.Lock()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         cursor = self._begin(sql, parameters)
@@ -145,9 +148,9 @@ class OdbcConnection:
             self._end(cursor)
 
     def cancel(self) -> None:
-        cursor = self._running
-        if cursor is not None:
-            cursor.cancel()
+        with self._handle:
+            if self._running is not None:
+                self._running.cancel()
 
     def close(self) -> None:
         if self._at_end and not self._connection.closed:
@@ -172,8 +175,9 @@ class OdbcConnection:
         return cursor
 
     def _end(self, cursor: "pyodbc.Cursor") -> None:
-        self._running = None
-        cursor.close()
+        with self._handle:
+            self._running = None
+            cursor.close()
 
 
 def long_rows(cursor: "pyodbc.Cursor", statement: Statement, batch_bytes: int) -> "Iterator[pa.RecordBatch]":
