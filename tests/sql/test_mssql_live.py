@@ -228,6 +228,8 @@ def _drop_schema(live: Live) -> None:
             with suppress(Exception):
                 live.run(f"ALTER TABLE [{live.schema}].[{name}] SET (SYSTEM_VERSIONING = OFF)")
             live.run(f"DROP {word} [{live.schema}].[{name.replace(']', ']]')}]")
+    for (name,) in live.run("SELECT name FROM sys.types WHERE schema_id = SCHEMA_ID(?)", parameters=(live.schema,)):
+        live.run(f"DROP TYPE [{live.schema}].[{name}]")
     live.run(f"DROP SCHEMA [{live.schema}]")
 
 
