@@ -6,8 +6,10 @@ import azure.functions as func
 import activities
 import orchestrators
 import triggers
+from shared.clients.allocation import share_memory_among_threads
 from shared.services import Services
 
+share_memory_among_threads()
 services = Services()
 
 app = df.DFApp(http_auth_level=func.AuthLevel.FUNCTION)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from shared.clients.allocation import give_back_what_is_freed
 from shared.engine.sql import prepare as preparing
 from shared.engine.sql.run import SqlRun, table_options
 from shared.errors import Configuration, ConnectionLost
@@ -77,6 +78,7 @@ async def prepare(services: "Services", run: str, round_number: int) -> tuple[Sq
 
 async def open_run(services: "Services", run: str) -> tuple[SqlRun, str]:
     """The run, and what tells its target from another one. Raises LookupError where nothing was prepared."""
+    give_back_what_is_freed()
     records = services.sql_records(run)
     document, prepared = await records.load("run.json"), await records.load("prepared.json")
     if document is None or prepared is None:

@@ -472,9 +472,8 @@ class DeltaLakeTable:
     async def read_parts(self, parts: Sequence[PartFile]) -> AsyncIterator[pa.RecordBatch]:
         for part in parts:
             file = await LakeParquet.open(self._tree, part.path, part.size_bytes)
-            async for table in file.row_groups():
-                for batch in table.to_batches():
-                    yield batch
+            async for batch in file.batches():
+                yield batch
 
     async def read(
         self, columns: Sequence[str] | None = None, *, within: KeyRange | None = None

@@ -310,9 +310,8 @@ class ParquetLakeTable:
     async def read_parts(self, parts: Sequence[PartFile]) -> AsyncIterator[pa.RecordBatch]:
         for part in parts:
             file = await self._open_part(part)
-            async for table in file.row_groups():
-                for batch in table.to_batches():
-                    yield batch
+            async for batch in file.batches():
+                yield batch
 
     async def _open_part(self, part: PartFile) -> LakeParquet:
         for path in (self._staged(part), part.path):

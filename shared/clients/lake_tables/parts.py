@@ -16,6 +16,7 @@ from shared.errors import MigrationError
 from shared.ports.tables import LakeColumn, PartFile, PartOptions
 
 _SAMPLE_ROWS = 10_000
+_ABORT_WITHIN_S = 10
 _NAME_UNFIT = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -28,8 +29,8 @@ def part_prefix(name: str) -> str:
 class LakePartsWriter:
     """Implements ``ports.tables.PartsWriter``.
 
-    Rows are collected up to a row group, which a thread encodes and compresses; its bytes go out in blocks. One task at
-    a time.
+    Rows are collected up to a row group, which a thread encodes and compresses while the next one is collected; its
+    bytes go out in blocks. One task at a time.
 
     Args:
         tree: The table's folder.
@@ -63,6 +64,7 @@ class LakePartsWriter:
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
         self._file: _OpenFile | None = None
+        self._encoding: asyncio.Task[None] | None = None
         self._parts: list[PartFile] = []
 
     async def write(self, batch: pa.RecordBatch) -> None:
@@ -82,6 +84,7 @@ class LakePartsWriter:
         """Finish the last file. Without rows: one file without rows, so that the schema is there."""
         if self._pending:
             await self._write_group()
+        await self._encoded()
         if self._file is None and not self._parts:
             await self._begin()
         if self._file is not None:
@@ -90,6 +93,12 @@ class LakePartsWriter:
 
     async def abort(self) -> None:
         """Delete what was begun; never raises."""
+        if self._encoding is not None:
+            # A file that is being created just now is to be known here, so that it can be deleted.
+            await asyncio.wait({self._encoding}, timeout=_ABORT_WITHIN_S)
+            self._encoding.cancel()
+            await asyncio.gather(self._encoding, return_exceptions=True)
+            self._encoding = None
         if self._file is not None:
             await self._file.stream.abort()
             self._file = None
@@ -99,8 +108,18 @@ class LakePartsWriter:
         self._parts, self._pending = [], []
 
     async def _write_group(self) -> None:
+        await self._encoded()
         table = pa.concat_tables(self._pending)
         self._pending, self._pending_bytes = [], 0
+        self._encoding = asyncio.create_task(self._encode(table))
+
+    async def _encoded(self) -> None:
+        """Wait for the row group in hand; raises what went wrong with it."""
+        if self._encoding is not None:
+            encoding, self._encoding = self._encoding, None
+            await encoding
+
+    async def _encode(self, table: pa.Table) -> None:
         file = self._file or await self._begin()
         await file.stream.write(await asyncio.to_thread(file.encode, table))
         if file.stream.size_bytes >= self._options.file_bytes:

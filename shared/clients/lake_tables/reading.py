@@ -15,6 +15,8 @@ from shared.errors import NotFound, Unsupported
 _TAIL_BYTES = 64 * 1024
 # Fewer calls are worth more than so many bytes between two columns.
 _GAP_BYTES = 256 * 1024
+# Of values that are decoded at a time.
+_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class LakeParquet:
@@ -72,6 +74,32 @@ class LakeParquet:
         )
         self._file.hold([])
         return table
+
+    async def batches(self) -> AsyncIterator[pa.RecordBatch]:
+        """All rows, decoded a little at a time; the bytes of the next row group are on their way meanwhile."""
+        count = self.metadata.num_row_groups
+        coming = asyncio.create_task(self._fetched(0)) if count else None
+        try:
+            for number in range(count):
+                assert coming is not None
+                held = await coming
+                coming = asyncio.create_task(self._fetched(number + 1)) if number + 1 < count else None
+                self._file.hold(held)
+                group = self.metadata.row_group(number)
+                rows = max(1, group.num_rows * _BATCH_BYTES // max(1, group.total_byte_size))
+                batches = self._parquet.iter_batches(rows, row_groups=[number], use_threads=False)
+                while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                    yield batch
+        finally:
+            self._file.hold([])
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    async def _fetched(self, number: int) -> list[tuple[int, bytes]]:
+        ranges = self._ranges(number, {*self.schema.names})
+        data = await self._tree.read_ranges(self.path, ranges)
+        return [(start, one) for (start, _), one in zip(ranges, data, strict=True)]
 
     async def row_groups(self, columns: Sequence[str] | None = None) -> AsyncIterator[pa.Table]:
         for number in range(self.metadata.num_row_groups):

@@ -132,10 +132,11 @@ class _Reading:
         if self.is_merged and self.tells_changes:
             self.columns += CHANGE_TYPES
         memory = run.job.limits.memory // max(1, streams)
-        # A batch is being read, one looked at, one written; a row group collected, one encoded, its blocks sent.
-        self.batch_bytes = max(256 * 1024, min(16 * _MIB, memory // 8))
+        # A batch is being read, one looked at, one written; a row group collected, one encoded, its blocks sent. Larger
+        # batches cost no less time, and what numpy and Arrow take for them on the way stays with their allocators.
+        self.batch_bytes = max(256 * 1024, min(4 * _MIB, memory // 16))
         files = run.job.files_of(run.job.tables[decided["wish"]])
-        self.options = PartOptions(run.job.compression, files.size, max(64 * 1024, min(files.row_group, memory // 4)))
+        self.options = PartOptions(run.job.compression, files.size, max(64 * 1024, min(files.row_group, memory // 8)))
         self.sort_by = tuple(name for name in files.sort_by if name in {one.name for one in shape.columns})
         self.looked_at_s = asyncio.get_running_loop().time()
         self.rows = 0
