@@ -113,7 +113,7 @@ class OdbcConnection:
         self._at_end = at_end
         self._running: pyodbc.Cursor | None = None
         # Whoever breaks a statement off must be done with its handle before that is freed; else the process is gone.
-        self._handle = threading.Lock()
+        self._handle = threading.RLock()
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         cursor = self._begin(sql, parameters)
