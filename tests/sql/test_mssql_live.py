@@ -453,6 +453,8 @@ def test_a_position_of_each_type_means_its_value_again(live: Live) -> None:
     for kind, (declared, literals, _) in TYPES.items():
         if kind in ("bit", "text", "ntext", "xml", "image", "variant", "hierarchyid") or "max" in kind:
             continue
+        if kind == "varchar_undefined" and not live.is_own:
+            continue
         name, table = live.make(f"id int PRIMARY KEY, c {declared} NULL")
         for number, literal in enumerate([*literals, *literals, "NULL"]):
             live.run(f"INSERT INTO {table} VALUES ({number}, {literal})")
