@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.clients.lake_tables.delta import DeltaLakeTable
+from shared.clients.lake_tables.parquet import ParquetLakeTable
 from shared.clients.onelake.tree import LakeTree, StreamedFile
 from shared.engine.sql import prepare, steps
 from shared.engine.sql.quality import quarantine_path
@@ -17,6 +19,8 @@ from shared.engine.sql.run import SqlRecords, SqlRun
 from shared.model.job import parse_job
 from shared.model.sql_job import SqlJob
 from shared.model.sql_steps import TableOutcome
+from shared.model.steps import Transient
+from shared.ports.tables import LakeTable, Leftovers
 from tests.support.emulated import Lake
 from tests.support.tables import Engine, item
 
@@ -208,6 +212,96 @@ async def test_a_plan_delivered_late_deletes_nothing_of_what_came_after_it(make:
     record = await run.records.record(1)
     assert record is not None and record["status"] == "success", record
     engine.assert_same()
+
+
+@pytest.mark.parametrize("ended", ["cancelled", "given up"])
+@pytest.mark.parametrize(("form", "disposition", "at", "waits"), [
+    ("delta", "append", "_make", "to ask"), ("delta", "append", "_make", "to delete"),
+    ("delta", "merge", "_make", "to ask"), ("delta", "merge", "_make", "to delete"),
+    ("parquet", "append", "_gather", "not"), ("parquet", "append", "_write_record", "not"),
+])  # fmt: skip
+async def test_what_is_being_committed_is_not_cleared_away(
+    make: Make, form: str, disposition: str, at: str, waits: str, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One delivery is about to make its commit, another finds the run cancelled, or the attempts used up."""
+    engine = make(
+        format=form, source={"connection": "DB", "name": "src", "consistency": "snapshot"},
+        write={"disposition": disposition},
+    )  # fmt: skip
+    await engine.run()
+    engine.source.run("INSERT INTO t VALUES (500, 'first', 500)")
+    run = await opened(engine, engine.begin())
+    await steps.plan_step(run, "target", 1, 0)
+    await steps.table_step(run, 1, 0)
+    kind = DeltaLakeTable if form == "delta" else ParquetLakeTable
+    make_it, leftovers, remove = getattr(kind, at), kind.leftovers, kind.remove
+    is_near, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def held(*given: Any) -> Any:
+        is_near.set()
+        await may_go_on.wait()
+        return await make_it(*given)
+
+    async def seen_before(lake: LakeTable, keep: Sequence[str] = ()) -> Leftovers:
+        found = await leftovers(lake, keep)  # type: ignore[arg-type]
+        if asyncio.current_task() is not first and waits == "to ask":
+            may_go_on.set()
+            await asyncio.wait([first])
+        return found
+
+    async def removed_late(lake: LakeTable, left_over: Leftovers) -> int:
+        if asyncio.current_task() is not first and waits == "to delete":
+            may_go_on.set()
+            await asyncio.wait([first])
+        return await remove(lake, left_over)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, at, held)
+    monkeypatch.setattr(kind, "leftovers", seen_before)
+    monkeypatch.setattr(kind, "remove", removed_late)
+    first = asyncio.create_task(steps.commit_step(run, "target", 1, 0))
+    await is_near.wait()
+    if ended == "cancelled":
+        await engine.store.put(run.records.key("cancel"), b"")
+        await steps.commit_step(run, "target", 1, 0)
+    else:
+        error: Transient = {"code": "connection_lost", "detail": "it broke", "retry_after_s": None}
+        await steps.fail_table(run, 1, "commit", error)
+    may_go_on.set()
+    await first
+    monkeypatch.undo()
+    engine.assert_same()
+    assert item(await engine.run())["status"] == "success"
+    engine.assert_same()
+    assert engine.table().left_over() == []
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_what_is_being_cleared_away_is_not_committed(make: Make, form: str) -> None:
+    engine = make(
+        format=form, source={"connection": "DB", "name": "src", "consistency": "snapshot"},
+        write={"disposition": "append"},
+    )  # fmt: skip
+    run = await opened(engine, engine.begin())
+    await steps.plan_step(run, "target", 1, 0)
+    await steps.table_step(run, 1, 0)
+    put_quality, is_near, may_go_on = run.records.put_quality, asyncio.Event(), asyncio.Event()
+
+    async def held(*given: Any) -> None:
+        is_near.set()
+        await may_go_on.wait()
+        await put_quality(*given)
+
+    run.records.put_quality = held  # type: ignore[method-assign]
+    first = asyncio.create_task(steps.commit_step(run, "target", 1, 0))
+    await is_near.wait()
+    error: Transient = {"code": "connection_lost", "detail": "it broke", "retry_after_s": None}
+    await steps.fail_table(run, 1, "commit", error)
+    may_go_on.set()
+    assert (await first)["counts"]["failed"] == 1
+    assert engine.lake_rows() == []
+    assert item(await engine.run())["status"] == "success"
+    engine.assert_same()
+    assert engine.table().left_over() == []
 
 
 @pytest.mark.parametrize(("disposition", "harm"), [

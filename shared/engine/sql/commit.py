@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.engine.sql import quality, sums
 from shared.engine.sql.cursor import Cursor, save_cursor
+from shared.engine.sql.extract import Cancelled
 from shared.engine.sql.reach import is_ahead
 from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
 from shared.engine.sql.ties import gathered, load_seen
@@ -29,6 +30,7 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
 
     Raises:
         TargetConflict: somebody else changed the table in the lake.
+        Cancelled: another delivery is clearing the files away, since the run was cancelled or the table has failed.
     """
     records, entry = run.records, await run.records.entry(table)
     key = cursor_key(run.job, target, entry)
@@ -56,6 +58,9 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
         return done
     verdict = await _verdict(run, table, turn, decided, found, slices)
     quality.raise_if_failed(verdict)
+    has_files = not is_empty or (kept_apart is not None and kept_apart.parts)
+    if has_files and await records.end(table, turn, token, "commit") == "clear":
+        raise Cancelled
     if kept_apart is not None:
         # Before the table itself: a row that is in neither would be lost without a trace.
         await kept_apart.commit(run, decided)

@@ -12,6 +12,8 @@
     runs/<run>/seen/<page>-t0/s00000-….bin       digests of its rows at the watermark's boundary, as one attempt read
     runs/<run>/reading/<page>-t0-s00000.json     how far an activity is that is reading
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
+    runs/<run>/ends/<page>-t0-….json             whether its files are committed or cleared away, once one of both
+                                                 has begun
     runs/<run>/done/<page>-t0.json               what the commit did
     runs/<run>/reconciled/<page>.json            what a comparison of source and lake found, and mended
     runs/<run>/reconciled/<page>-ranges.json     by which ranges of its key it is compared
@@ -25,7 +27,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from shared.engine.run_records import RunRecords
 from shared.errors import ItemError, RunError
@@ -109,6 +111,16 @@ class SqlRecords(RunRecords):
     async def put_done(self, table: int, turn: int, document: dict[str, Any]) -> None:
         await self.save(_turn("done", table, turn), document)
 
+    async def end(self, table: int, turn: int, token: str, wanted: Literal["commit", "clear"]) -> str:
+        """Say what is about to be done with a turn's files, unless that was said before; what holds.
+
+        Of deliveries side by side one may commit files while another is about to delete them: only one of both is done.
+        """
+        name = f"ends/{table_page(table)}-t{turn}-{token}.json"
+        if await self.store.put_new(self.key(name), json.dumps({"end": wanted}).encode()):
+            return wanted
+        return str((await self._there(name))["end"])
+
     async def quality(self, table: int, turn: int) -> dict[str, Any] | None:
         return await self.load(_turn("quality", table, turn))
 
@@ -148,6 +160,7 @@ class SqlRecords(RunRecords):
             keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "quality", "done")]
             for folder in ("slices", "seen"):
                 keys += await self.store.list(self.key(f"{folder}/{page}-t{turn}"))
+        keys += [key for key in await self.store.list(self.key("ends")) if f"/{page}-t" in key]
         await self.store.delete(keys)
 
     # -- of a slice ----------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ async def fail_table(run: SqlRun, table: int, step: str, error: Transient) -> Ta
     step = {"slices": "extract", "table": "extract"}.get(step, step)
     detail = f"{error['detail']} (all attempts)"
     done = await _failed(run, table, {"step": step, "error_code": error["code"], "error_detail": detail})
-    await _clear(run, table, unless=_open(run, table))
+    await _clear(run, table, unless=await _once_ended(run, table, _open(run, table)))
     return done
 
 
@@ -117,6 +117,23 @@ def _goes_on(run: SqlRun) -> Asked:
     return asked
 
 
+async def _once_ended(run: SqlRun, table: int, unless: Asked) -> Asked:
+    """``unless``, or another delivery may have made a commit since; once asked, none begins one."""
+    turns = []
+    for turn in (0, 1):
+        decided = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
+        if decided is not None and await run.records.done(table, turn) is None:
+            turns.append((turn, decided["token"]))
+
+    async def asked() -> Any:
+        if await unless():
+            return True
+        ends = [await run.records.end(table, turn, token, "clear") for turn, token in turns]
+        return "commit" in ends
+
+    return asked
+
+
 async def _guarded(
     run: SqlRun, table: int, step: str, body: Body, is_done: Asked, *, alone: bool = True
 ) -> TableOutcome:
@@ -139,7 +156,7 @@ async def _guarded(
         if not await run.records.cancelled():
             return await body()
     except Cancelled:
-        pass
+        done = await _already(run, table) or done
     except ItemError as error:
         if await is_done():
             return await body()
@@ -149,7 +166,7 @@ async def _guarded(
         await _record_failure(run, table, error_fields(error, step))
         raise
     if alone:
-        await _clear(run, table, unless=unless)
+        await _clear(run, table, unless=await _once_ended(run, table, unless))
     return done
 
 
