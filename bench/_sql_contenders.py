@@ -124,6 +124,10 @@ def contenders() -> list[Contender]:
                   _run(1, validate=())),
         Contender("bare-4", "**ours, whole run, 4 at once, `validate: []`**", "plan, extract, commit, report",
                   _run(4, validate=())),
+        Contender("like-1", "**ours, whole run, 1 slice, `validate: []`, snappy as dlt's**",
+                  "plan, extract, commit, report", _run(1, validate=(), compression="snappy")),
+        Contender("like-4", "**ours, whole run, 4 at once, `validate: []`, snappy as dlt's**",
+                  "plan, extract, commit, report", _run(4, validate=(), compression="snappy")),
         Contender("engine", "**ours, engine alone, 1 slice**", "extract", _engine),
         Contender("dlt", f"dlt {DLT}, pyarrow backend", "extract, normalize, load", _peer("dlt-pyarrow")),
         Contender("dlt-cx", f"dlt {DLT}, connectorx backend", "extract, normalize, load", _peer("dlt-connectorx")),
@@ -137,7 +141,7 @@ def contenders() -> list[Contender]:
 # -- ours ------------------------------------------------------------------------------------------------------------
 
 
-def _run(parallel: int, validate: Sequence[str] | None = None) -> Read:
+def _run(parallel: int, validate: Sequence[str] | None = None, compression: str = "zstd") -> Read:
     """From the POST that starts a migration until its status says that it has ended, on a host that is warm."""
 
     def read(arena: Arena, table: Table, target: str) -> tuple[Cost, Path]:
@@ -145,7 +149,7 @@ def _run(parallel: int, validate: Sequence[str] | None = None) -> Read:
             migrate(running, "warm", "warm", 1, validate)
             before_s, meter = tree_cpu_s(running.pid), _Meter(arena)
             with TreePeak(running.pid) as peak:
-                migrate(running, target, table.name, parallel, validate, rows=table.rows)
+                migrate(running, target, table.name, parallel, validate, rows=table.rows, compression=compression)
             cost = meter.cost(tree_cpu_s(running.pid) - before_s, peak.bytes, arena.lake(f"Files/{target}"))
             running.stop()
         return cost, arena.lake(f"Files/{target}")
@@ -166,13 +170,21 @@ def host(arena: Arena, name: str) -> Iterator[Any]:
 
 
 def migrate(
-    running: Any, target: str, table: str, parallel: int, validate: Sequence[str] | None = None, *, rows: int = 1000
+    running: Any,
+    target: str,
+    table: str,
+    parallel: int,
+    validate: Sequence[str] | None = None,
+    *,
+    rows: int = 1000,
+    compression: str = "zstd",
 ) -> None:
     """Raises ContenderFailed where the run does not complete."""
     job: dict[str, Any] = {
         "kind": "sql", "name": target, "source": {"connection": _CONNECTION}, "tables": [{"table": f"public.{table}"}],
         "target": {"workspace": _WORKSPACE, "lakehouse": _LAKEHOUSE, "path": f"Files/{target}"},
         "partition": {"rows": rows if parallel == 1 else -(-rows // SLICES), "parallel": parallel},
+        "compression": compression,
     }  # fmt: skip
     if parallel == 1:
         # Statistics are estimates: one row more must not make a second slice.
