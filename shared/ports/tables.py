@@ -434,7 +434,7 @@ class LakeTable(Protocol):
         """
 
     async def remove(self, leftovers: Leftovers) -> int:
-        """Delete them; how many files with rows there were."""
+        """Delete them, but for files that a commit refers to by now; how many files with rows there were."""
 
     def read(
         self, columns: Sequence[str] | None = None, *, within: KeyRange | None = None

@@ -466,3 +466,40 @@ async def test_a_commit_of_another_plan_is_not_taken_for_this_one(table: Emulate
     again = await table.commit(opened, ORDERS, parts, token="one")
     assert again.already
     assert [row["id"] for row in table.rows()] == [1]
+
+
+@FORMATS
+async def test_what_was_left_over_and_is_committed_meanwhile_stays(table: EmulatedTable) -> None:
+    opened = table.open()
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
+    left_over = await table.open(run="later").leftovers()
+    await table.commit(opened, ORDERS, parts)
+    assert await table.open(run="later").remove(left_over) == 0
+    assert table.rows() == [{"id": 1, "text": "a"}]
+
+
+@parquet
+@pytest.mark.parametrize("at", ["_gather", "_write_record"])
+async def test_a_file_that_is_cleared_away_during_its_commit_is_missed(
+    table: EmulatedTable, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a later run, while a worker of one that was given up is still at work."""
+    opened = table.open()
+    kind = type(opened)
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}], name="1")
+    parts += await table.write(opened, ORDERS, [{"id": 2, "text": "b"}], name="2")
+    make_it = getattr(kind, at)
+
+    async def with_another(*given: Any) -> Any:
+        if at == "_gather":
+            await make_it(*given)
+        await discarded(table.open(run="later"), [parts[0].path])
+        if at != "_gather":
+            await make_it(*given)
+
+    monkeypatch.setattr(kind, at, with_another)
+    with pytest.raises(ItemError):
+        await table.commit(opened, ORDERS, parts)
+    monkeypatch.undo()
+    assert table.rows() == []
+    assert (await table.open().state()).applied == -1

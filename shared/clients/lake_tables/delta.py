@@ -419,7 +419,13 @@ class DeltaLakeTable:
         return Leftovers((*staged, *pending.files), pending.marks, (*folders, *pending.folders))
 
     async def remove(self, leftovers: Leftovers) -> int:
-        count = await self._delete(leftovers.files)
+        files = leftovers.files
+        if any("/" not in path for path in files):
+            # A run that was taken for given up may have committed some of them since.
+            snapshot = await self._load()
+            named = set() if snapshot is None else {one.path for one in snapshot.files}
+            files = tuple(path for path in files if path not in named)
+        count = await self._delete(files)
         # Last, since without them nobody would find the files again.
         await self._delete(leftovers.marks)
         for folder in leftovers.folders:

@@ -200,6 +200,7 @@ class ParquetLakeTable:
         try:
             await self._gather(commit, ready)
             await self._write_record(commit, ready, folder)
+            await self._assert_whole(commit, ready)
             await self._tree.rename_folder(ready, folder)
         except (NotFound, TargetConflict):
             # Where the same commit is carried out twice at once, one finds that the other was faster.
@@ -237,6 +238,13 @@ class ParquetLakeTable:
                     raise IntegrityMismatch("a file is not what was written", subject=part.path)
 
         await asyncio.gather(*(move(name, part) for name, part in wanted.items()))
+
+    async def _assert_whole(self, commit: TableCommit, ready: str) -> None:
+        """Raises NotFound for a file that a later run, which takes this one for given up, has cleared away."""
+        there = {_base(entry.path) for entry in await self._tree.entries(ready)}
+        lost = [part.path for part in commit.parts if _name(part) not in there]
+        if lost:
+            raise NotFound(f"{lost[0]} was written and is gone before its commit", code="file_lost", subject=lost[0])
 
     def _staged(self, part: PartFile) -> str:
         # Under the run that wrote it, which may be an earlier one than commits it.
