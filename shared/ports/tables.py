@@ -259,6 +259,9 @@ class TableSession(Protocol):
     def broken_rows(self, selection: Selection, rule: RowRule) -> int:
         """How many rows of a selection break a rule."""
 
+    def try_rule(self, shape: TableShape, rule: RowRule) -> None:
+        """Raises NotFound or Unsupported for a rule that the database does not take; reads no row of the table."""
+
     def age_s(self, shape: TableShape, column: str) -> float | None:
         """Seconds since the newest value of a time column, by the database's own clock; None without rows."""
 

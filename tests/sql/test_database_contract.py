@@ -357,6 +357,10 @@ def test_a_name_stays_a_name(canary: World, evil: str) -> None:
             everything,
             RowRule("foreign_key", ("id",), references=TableName(world.schema, "canary"), reference_columns=(evil,)),
         ),
+        lambda session: session.try_rule(
+            shape,
+            RowRule("foreign_key", ("id",), references=TableName(world.schema, "canary"), reference_columns=(evil,)),
+        ),
     )
     for attempt in tries:
         with world.database.sessions(1, consistent=True) as (session,), pytest.raises((NotFound, Unsupported)):
@@ -373,6 +377,8 @@ def test_sql_of_the_user_keeps_to_its_place(canary: World, sql: str) -> None:
     shape = world.shape("canary")
     with world.database.sessions(1, consistent=True) as (session,), pytest.raises(Unsupported):
         session.broken_rows(Selection(shape), RowRule("sql", sql=sql))
+    with world.database.sessions(1, consistent=True) as (session,), pytest.raises(Unsupported):
+        session.try_rule(shape, RowRule("sql", sql=sql))
     with pytest.raises(Unsupported):
         world.shape("mine", f"SELECT * FROM canary WHERE {sql}")
     assert _alive(world)
@@ -532,6 +538,8 @@ def test_rules_tell_the_rows_that_break_them(world: World) -> None:
     with world.database.sessions(1, consistent=True) as (session,):
         rows = rows_of(session, selection)
         counts = [session.broken_rows(Selection(shape), rule) for rule in rules]
+        for rule in rules:
+            session.try_rule(shape, rule)
         part = Selection(shape, KeyRange("id", "2", None), rules=(RowRule("unique", ("a", "b")),))
         within = {row["id"] for row in rows_of(session, part) if row["_rule_0"]}
     found = [{row["id"] for row in rows if row[f"_rule_{number}"]} for number in range(len(rules))]

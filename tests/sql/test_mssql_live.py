@@ -693,7 +693,14 @@ def test_rules_tell_which_rows_break_them(live: Live) -> None:
     assert broken == [doubled, sorted([*doubled, 2, 3]), [0], [2]]
     with live.database.sessions(1, consistent=False) as (session,):
         counts = [session.broken_rows(Selection(shape), rule) for rule in rules]
+        for rule in rules:
+            session.try_rule(shape, rule)
     assert counts == [1, 2 if is_blind else 0, 2, 1, 0]
+    refused = (RowRule("sql", sql="nowhere > 1"),
+               RowRule("foreign_key", ("person",), references=TableName(live.schema, people)))  # fmt: skip
+    for rule in refused:
+        with live.database.sessions(1, consistent=False) as (session,), pytest.raises((NotFound, Unsupported)):
+            session.try_rule(shape, rule)
 
 
 def test_freshness(live: Live) -> None:

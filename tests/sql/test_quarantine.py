@@ -84,3 +84,33 @@ async def test_an_increment_keeps_the_state_before_of_a_row_that_it_keeps_apart(
     assert (record["quarantined"], record["deleted"]) == (1, 1)
     assert {"id": 3, "name": "name 3", "at": 3} in engine.lake_rows()
     assert 5 not in [row["id"] for row in engine.lake_rows()]
+
+
+UNFIT: list[tuple[dict[str, Any], str]] = [
+    ({"rule": "foreign_key", "columns": ["name"], "references": "other"}, "reference_columns"),
+    ({"rule": "foreign_key", "columns": ["name"], "references": "other", "reference_columns": ["nowhere"]}, "nowhere"),
+    ({"rule": "sql", "sql": "nowhere > 1"}, "nowhere"),
+    ({"rule": "range", "columns": ["at"], "min": "soon"}, "soon"),
+]
+
+
+@pytest.mark.parametrize(("rule", "word"), UNFIT)
+async def test_a_rule_that_the_database_does_not_take_is_named_before_anything_is_read(
+    make: Make, rule: dict[str, Any], word: str
+) -> None:
+    engine = make({"table": "t"})
+    engine.source.run("CREATE TABLE other (no INTEGER PRIMARY KEY)")
+    for dry_run in (True, False):
+        record = item(await engine.run(quality=[{"table": "t", "name": "mine", **rule}], dry_run=dry_run))
+        assert (record["status"], record["step"]) == ("failed", "plan")
+        assert "rule mine" in record["error_detail"]
+        assert word in record["error_detail"]
+    everywhere = [{"table": "*", "name": "mine", "action": "quarantine", **rule}, NAMED]
+    engine.source.run("UPDATE t SET name = NULL WHERE id = 3")
+    record = item(await engine.run(quality=everywhere))
+    assert record["status"] == "success", record["error_detail"]
+    said = {one["rule"]: one["verdict"] for one in record["quality"]["rules"]}
+    assert said == {"mine": "not applicable", "not_null name": "quarantined"}
+    assert sorted(row["id"] for row in engine.lake_rows()) == [n for n in range(20) if n != 3]
+    found = item(await engine.run(quality=everywhere, reconcile="compare"))["reconcile"]
+    assert found["verdict"] == "equal", "a comparison knows the same rows as kept apart"

@@ -473,6 +473,12 @@ def test_broken_rows_are_counted_in_64_bits(dialect: TSqlDialect) -> None:
     )
 
 
+def test_a_rule_is_tried_on_no_row(dialect: TSqlDialect) -> None:
+    assert dialect.trial(Selection(shape()), RowRule("sql", sql="Id > 1 OR Id < 0")).sql == (
+        "SELECT COUNT_BIG(*) FROM [dbo].[Orders] AS t WHERE 1 = 0 AND (NOT (Id > 1 OR Id < 0\n))"
+    )
+
+
 # -- checksums ---------------------------------------------------------------------------------------------------------
 
 

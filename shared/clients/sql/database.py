@@ -165,6 +165,11 @@ class Session:
             ((rows,),) = self._connection.rows(statement.sql, statement.parameters)
         return int(rows)
 
+    def try_rule(self, shape: TableShape, rule: RowRule) -> None:
+        statement = self._dialect.trial(Selection(shape), rule)
+        with self._statement(shape):
+            self._connection.rows(statement.sql, statement.parameters)
+
     def age_s(self, shape: TableShape, column: str) -> float | None:
         statement = self._dialect.age(shape, column)
         with self._statement(shape):

@@ -306,6 +306,12 @@ class Dialect(ABC):
         join, broken = self._rule(selection, rule, 0)
         return Statement(f"SELECT {self.count}(*) {self._from(selection, [join], [f'({broken})'])}{self.hint}")
 
+    def trial(self, selection: Selection, rule: RowRule) -> Statement:
+        """As :meth:`broken_rows`, of no row."""
+        join, broken = self._rule(selection, rule, 0)
+        conditions = ["1 = 0", f"({broken})"]
+        return Statement(f"SELECT {self.count}(*) {self._from(selection, [join], conditions)}{self.hint}")
+
     # -- positions, cuts ---------------------------------------------------------------------------------------------
 
     def position(self, shape: TableShape, change: Change, column: str | None) -> Statement:

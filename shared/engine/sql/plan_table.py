@@ -55,7 +55,7 @@ async def plan_table(run: SqlRun, target: str, table: int, turn: int) -> dict[st
     found = await apart(run.database.describe, name, entry["query"])
     shape = chosen_columns(found, wish)
     state = await run.lake(entry["path"]).state()
-    rules = await apart(_rules, run, entry, shape)
+    rules = await apart(rules_for, run, entry, shape)
     kept_apart = -1
     if any(rule.action == "quarantine" for rule in rules):
         kept_apart = (await run.quarantine(entry["path"]).state()).applied + 1
@@ -100,11 +100,14 @@ def chosen_columns(shape: TableShape, wish: TableWish) -> TableShape:
     return replace(shape, columns=columns, key=key)
 
 
-def _rules(run: SqlRun, entry: dict[str, Any], shape: TableShape) -> list[quality.Rule]:
+def rules_for(run: SqlRun, entry: dict[str, Any], shape: TableShape) -> list[quality.Rule]:
+    """The job's rules for a table. Asks the database; blocks."""
+
     def is_meant(text: str) -> bool:
         return applies(text, run, entry)
 
-    return quality.rules_of(run.job, is_meant, shape, run.database.tables, run.facts.default_schema)
+    rules = quality.rules_of(run.job, is_meant, shape, run.database.tables, run.facts.default_schema)
+    return quality.tried(rules, run.database, shape)
 
 
 def lake_names_of(shape: TableShape, names: Sequence[str], mapping: dict[str, str]) -> tuple[str, ...]:

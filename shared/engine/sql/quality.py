@@ -21,7 +21,7 @@ have the columns of the source, and a folder for each run that kept any.
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, cast
 
 import numpy as np
@@ -29,15 +29,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.errors import Configuration, ItemError, Unsupported
+from shared.errors import Configuration, ItemError, NotFound, Unsupported
 from shared.model.sql_job import QualityRule, SqlJob
 from shared.policy.quantities import show_duration
 from shared.policy.sql.names import TableName, is_wish_for_many, matching
 from shared.policy.sql.schema import QUARANTINE_COLUMNS
-from shared.ports.tables import OPERATION_COLUMN, RULE_COLUMN, LakeColumn, RowRule, TableSession, TableShape
+from shared.ports.tables import (
+    OPERATION_COLUMN,
+    RULE_COLUMN,
+    LakeColumn,
+    RowRule,
+    TableDatabase,
+    TableSession,
+    TableShape,
+)
 
 QUARANTINE_FOLDER = "_quarantine"
 _BY_DATABASE: Final = ("not_null", "unique", "range", "foreign_key", "sql")
+# The others have nothing but columns, which are looked up.
+_TRIED: Final = ("range", "foreign_key", "sql")
 _SHOWN_BROKEN = 3
 
 
@@ -45,7 +55,8 @@ _SHOWN_BROKEN = 3
 class Rule:
     """A rule of the job as it applies to one table; ``columns`` are the source's, as its catalog has them.
 
-    ``not_applicable`` says why it does not: a pattern's tables need not all have a column.
+    ``not_applicable`` says why it does not: a pattern's tables need not all have a column. ``is_of_many``: it speaks of
+    a pattern's tables.
     """
 
     name: str
@@ -60,6 +71,7 @@ class Rule:
     sql: str | None = None
     max_age_s: float | None = None
     not_applicable: str = ""
+    is_of_many: bool = False
 
     @property
     def is_by_row(self) -> bool:
@@ -159,6 +171,42 @@ def rules_of(
     return found
 
 
+def tried(rules: Sequence[Rule], database: TableDatabase, shape: TableShape) -> list[Rule]:
+    """The rules, after the database was asked whether it takes those that have more than names of known columns.
+
+    Raises:
+        Unsupported: it does not take one that names this very table.
+    """
+    found: list[Rule] = []
+    while any(rule.rule in _TRIED for rule in rules[len(found) :]):
+        # Of its own, since some databases end the transaction in which a statement fails.
+        with database.sessions(1, consistent=False, for_table=shape) as (session,):
+            for rule in rules[len(found) :]:
+                why = _refusal(rule, session, shape)
+                found.append(replace(rule, not_applicable=why) if why else rule)
+                if why:
+                    break
+    return [*found, *rules[len(found) :]]
+
+
+def _refusal(rule: Rule, session: TableSession, shape: TableShape) -> str:
+    """Why the database does not take a rule; empty where it does, or where there is nothing to ask."""
+    if rule.rule not in _TRIED or rule.not_applicable:
+        return ""
+    try:
+        session.try_rule(shape, rule.compiled())
+    except (NotFound, Unsupported) as error:
+        why = f"the rule {rule.name} does not fit {shape.table}: {error.detail}"
+        if rule.references is not None:
+            names = ", ".join(rule.reference_columns or rule.columns)
+            why += f"; reference_columns has to name what {', '.join(rule.columns)} is compared with in "
+            why += f"{TableName(*rule.references)} (now {names})"
+        if not rule.is_of_many:
+            raise Unsupported(why, code="rule_unfit") from error
+        return why
+    return ""
+
+
 def to_documents(rules: Sequence[Rule]) -> list[dict[str, Any]]:
     """As JSON, for what was decided about a table."""
     return [asdict(rule) for rule in rules]
@@ -205,7 +253,7 @@ def _rule_for(
         columns = tuple(first[column].name for column in columns)
     return Rule(
         name, rule.rule, rule.action, columns, rule.min, rule.max, rule.pattern, references,
-        tuple(rule.reference_columns), rule.sql, rule.max_age,
+        tuple(rule.reference_columns), rule.sql, rule.max_age, is_of_many=is_wish_for_many(rule.table),
     )  # fmt: skip
 
 

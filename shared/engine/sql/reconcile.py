@@ -20,11 +20,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from shared.engine.sql import quality
 from shared.engine.sql.cursor import Cursor, load_cursor, mended, save_cursor
 from shared.engine.sql.extract import Cancelled
-from shared.engine.sql.plan_table import CHANGE_TYPES, chosen_columns
-from shared.engine.sql.prepare import applies
+from shared.engine.sql.plan_table import CHANGE_TYPES, chosen_columns, rules_for
 from shared.engine.sql.reach import TELLS_CHANGES, is_ahead, reached
 from shared.engine.sql.run import SqlRun, cursor_key, table_options
 from shared.engine.sql.sessions import SessionThread, apart, opened
@@ -112,13 +110,7 @@ class _Reconciling:
         schema = self._schema()
         columns = comparable(self.shape.lake_columns, self.state.columns, schema.names)
         self._note_columns(schema, columns)
-        rules = quality.rules_of(
-            self.run.job,
-            lambda text: applies(text, self.run, self.entry),
-            self.shape,
-            self.run.database.tables,
-            self.run.facts.default_schema,
-        )
+        rules = await apart(rules_for, self.run, self.entry, self.shape)
         async with opened(self.run.database, 1, consistent=self.run.facts.snapshots, shape=self.shape) as sessions:
             session = sessions[0]
             if not session.session.consistent:
