@@ -304,6 +304,50 @@ async def test_what_is_being_cleared_away_is_not_committed(make: Make, form: str
     assert engine.table().left_over() == []
 
 
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_a_late_delivery_does_not_set_the_cursor_back(make: Make, form: str) -> None:
+    """It has made its commit and is about to save the cursor, when another one has come to the end of the run."""
+    engine = make(
+        format=form, source={"connection": "DB", "name": "src", "consistency": "slice"},
+        write={"disposition": "append"}, partition={"rows": 60},
+    )  # fmt: skip
+    run = await opened(engine, engine.begin())
+    planned = await steps.plan_step(run, "target", 1, 0)
+    for number in range(planned["slices"]):
+        await steps.slice_step(run, 1, 0, number)
+    put, is_done, may_go_on = engine.store.put, asyncio.Event(), asyncio.Event()
+
+    async def held(key: str, data: bytes) -> None:
+        await put(key, data)
+        if "/done/" in key and not is_done.is_set():
+            is_done.set()
+            await may_go_on.wait()
+
+    engine.store.put = held  # type: ignore[method-assign]
+    late = asyncio.create_task(steps.commit_step(run, "target", 1, 0))
+    await is_done.wait()
+    engine.source.run("INSERT INTO t VALUES (500, 'later', 500)")
+    assert await _to_the_end(run) == "success"
+    may_go_on.set()
+    await late
+    found = item(await engine.run())
+    assert (found["load"], found["reload_reason"]) == ("increment", None)
+    engine.assert_same()
+
+
+async def _to_the_end(run: SqlRun) -> str:
+    done = await steps.commit_step(run, "target", 1, 0)
+    while done["next"] != "settled":
+        turn = done["turn"]
+        done = await steps.plan_step(run, "target", 1, turn)
+        for number in range(done["slices"]):
+            await steps.slice_step(run, 1, turn, number)
+        done = await steps.commit_step(run, "target", 1, turn)
+    record = await run.records.record(1)
+    assert record is not None
+    return record["status"]
+
+
 @pytest.mark.parametrize(("disposition", "harm"), [
     ("append", "damaged"), ("append", "gone"), ("append", "digests gone"), ("append", "all gone"), ("merge", "damaged"),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from shared.engine.sql import quality, sums
-from shared.engine.sql.cursor import Cursor, save_cursor
+from shared.engine.sql.cursor import Cursor, load_cursor, save_cursor
 from shared.engine.sql.extract import Cancelled
 from shared.engine.sql.reach import is_ahead
 from shared.engine.sql.run import SqlRun, columns_document, columns_of, cursor_key, part_of, shape_of
@@ -35,10 +35,10 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     records, entry = run.records, await run.records.entry(table)
     key = cursor_key(run.job, target, entry)
     done = await records.done(table, turn)
-    if done is not None:
-        await save_cursor(records.store, key, Cursor(**done["cursor"]))
-        return done
     decided = await records.decided(table, turn)
+    if done is not None:
+        await _save_cursor(run, key, decided, Cursor(**done["cursor"]))
+        return done
     count = 1 if decided["moments"] == "snapshot" else len(decided["ranges"])
     token = decided["token"]
     documents = [await records.slice_result(table, turn, number, token) for number in range(count)]
@@ -102,7 +102,7 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
     done["cursor"] = cursor.document()
     # First, since digests of rows before this commit are deleted with the cursor that refers to them.
     await records.put_done(table, turn, done)
-    await save_cursor(records.store, key, cursor)
+    await _save_cursor(run, key, decided, cursor)
     with suppress(MigrationError):
         # No reader sees what cannot be deleted now; it goes with the next run.
         await lake.remove(left_over)
@@ -231,6 +231,13 @@ async def _cursor(
         # Where the database no longer says, what it said before is still to be compared with.
         fork=run.facts.fork or (before or {}).get("fork", ""),
     )
+
+
+async def _save_cursor(run: SqlRun, key: str, decided: dict[str, Any], cursor: Cursor) -> None:
+    """Unless a later commit has saved its own by now, whose digests would go with it: this delivery may be late."""
+    stored = await load_cursor(run.records.store, key)
+    if stored is None or [stored.run, stored.number] in (decided["stored"], [cursor.run, cursor.number]):
+        await save_cursor(run.records.store, key, cursor)
 
 
 def _measured(run: SqlRun, decided: dict[str, Any], slices: list[dict[str, Any]]) -> dict[str, float]:

@@ -66,6 +66,7 @@ async def plan_table(run: SqlRun, target: str, table: int, turn: int) -> dict[st
     planned = _Planned(run, entry, wish, shape, state, cursor, void, turn, rules)
     document = await apart(planned.document)
     document |= {"rules": quality.to_documents(rules), "quarantine_number": kept_apart}
+    document["stored"] = [stored.run, stored.number] if stored else None
     return await run.records.put_decided(table, turn, document)
 
 
