@@ -286,10 +286,10 @@ async def test_what_is_being_cleared_away_is_not_committed(make: Make, form: str
     await steps.table_step(run, 1, 0)
     put_quality, is_near, may_go_on = run.records.put_quality, asyncio.Event(), asyncio.Event()
 
-    async def held(*given: Any) -> None:
+    async def held(table: int, turn: int, document: dict[str, Any]) -> None:
         is_near.set()
         await may_go_on.wait()
-        await put_quality(*given)
+        await put_quality(table, turn, document)
 
     run.records.put_quality = held  # type: ignore[method-assign]
     first = asyncio.create_task(steps.commit_step(run, "target", 1, 0))
