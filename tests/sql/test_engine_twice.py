@@ -348,6 +348,34 @@ async def _to_the_end(run: SqlRun) -> str:
     return record["status"]
 
 
+async def test_a_repair_delivered_twice_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has written what it mends, and applies it once the second is as far."""
+    engine = make(write={"disposition": "merge"})
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'changed' WHERE id < 5", "DELETE FROM t WHERE id = 77")
+    engine.spec["reconcile"] = "repair"
+    run = await opened(engine, engine.begin())
+    merge, is_near, may_go_on = DeltaLakeTable._merge, asyncio.Event(), asyncio.Event()
+
+    async def held(*given: Any) -> Any:
+        if asyncio.current_task() is first:
+            is_near.set()
+            await may_go_on.wait()
+        else:
+            may_go_on.set()
+            await asyncio.wait([first])
+        return await merge(*given)
+
+    monkeypatch.setattr(DeltaLakeTable, "_merge", held)
+    first = asyncio.create_task(steps.plan_step(run, "target", 1, 0))
+    await is_near.wait()
+    assert await steps.plan_step(run, "target", 1, 0) == await first
+    record = await run.records.record(1)
+    assert record is not None and record["status"] == "success", record
+    engine.assert_same()
+    assert engine.table().left_over() == []
+
+
 @pytest.mark.parametrize(("disposition", "harm"), [
     ("append", "damaged"), ("append", "gone"), ("append", "digests gone"), ("append", "all gone"), ("merge", "damaged"),
 ])  # fmt: skip

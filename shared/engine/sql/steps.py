@@ -25,12 +25,19 @@ async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOut
     async def planned() -> dict[str, Any] | None:
         return await run.records.load(f"tables/p{table:05d}-t{turn}.json")
 
+    async def is_begun() -> Any:
+        return await planned() or await run.records.reconcile_ranges(table)
+
+    async def is_done() -> Any:
+        compared = await run.records.reconciled(table)
+        return await planned() or (compared is not None and compared["next"] is None)
+
     async def body() -> TableOutcome:
         known = await planned()
         if known is None and turn == 0:
             if run.job.reconcile != "compare":
-                # What runs before this one left behind; once there is a plan, files may belong to it.
-                await _clear(run, table, unless=planned)
+                # What runs before this one left behind; once more is known, files may be this one's.
+                await _clear(run, table, unless=is_begun)
             if run.job.reconcile:
                 reconciled = await reconcile_table(run, target, table)
                 await run.records.put_reconciled(table, reconciled.document)
@@ -51,7 +58,7 @@ async def plan_step(run: SqlRun, target: str, table: int, turn: int) -> TableOut
             parallel=decided["parallel"],
         )  # fmt: skip
 
-    return await _guarded(run, table, "plan", body, planned)
+    return await _guarded(run, table, "plan", body, is_done)
 
 
 async def slice_step(run: SqlRun, table: int, turn: int, number: int) -> TableOutcome:
