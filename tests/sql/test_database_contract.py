@@ -462,6 +462,7 @@ def test_both_ends_of_a_watermark_belong_to_it(world: World) -> None:
     assert ids(after="20", upto="30") == [2, 3, 4]
     assert ids(after="30", upto="30", lookback_s=10) == [2, 3, 4]
     assert ids(after="30", upto="40", lookback_s=9.5) == [2, 3, 4, 5]
+    assert ids(after="30", upto="30", lookback_s=1e300) == [1, 2, 3, 4]
 
 
 def test_lookback_of_a_time(world: World) -> None:
@@ -482,6 +483,9 @@ def test_lookback_of_a_time(world: World) -> None:
         assert newest is not None
         window = Window("watermark", newest, newest, "at", lookback_s=60)
         assert [row["id"] for row in rows_of(session, Selection(shape, window=window, order_by=("id",)))] == [2, 3, 4]
+        for more_than_there_is in (1.3e11, 1e12, 1e300):
+            window = replace(window, lookback_s=more_than_there_is)
+            assert len(rows_of(session, Selection(shape, window=window))) == 4, more_than_there_is
         age = session.age_s(shape, "at")
     assert age is not None
     passed = datetime.now(UTC) - datetime(2024, 3, 1, 0, 0, 30, tzinfo=UTC)

@@ -134,7 +134,10 @@ def test_a_watermark_keeps_its_seven_digits(dialect: TSqlDialect) -> None:
         ("decimal(10,2)", "100.25", 0.5, "CAST('99.75' AS decimal(10,2))"),
         ("decimal(38,10)", "9999999999999999999999999999.9999999999", 0.5,
          "CAST('9999999999999999999999999999.4999999999' AS decimal(38,10))"),
-        ("float", "1.5000000000000000e+000", 1.0, "(CAST('1.5000000000000000e+000' AS float) - 1.0e0)"),
+        ("float", "1.5000000000000000e+000", 1.0, "(CAST('1.5000000000000000e+000' AS float) - 1.0000000000000000e+00)"),
+        ("float", "1.5000000000000000e+000", 1e16, "(CAST('1.5000000000000000e+000' AS float) - 1.0000000000000000e+16)"),
+        ("datetime2(0)", "2024-03-01T00:00:00", 1e300, "CONVERT(datetime2(0), '0001-01-01T00:00:00', 126)"),
+        ("int", "100", 1e300, "CAST(-4611686018427387804 AS decimal(38,0))"),
     ],
 )  # fmt: skip
 def test_a_lookback_begins_that_much_earlier_or_a_little_more(

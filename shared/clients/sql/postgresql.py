@@ -101,6 +101,9 @@ _PAGE_BYTES = 8192
 # The digits that a numeric may have; the usual context rounds a difference to 28.
 _EXACT = Context(prec=131_072 + 16_383)
 _PAGES_A_SLICE = 60
+_LEAST = {"smallint": -(2**15), "integer": -(2**31), "bigint": -(2**63)}
+# Of the year 1 it leaves a time that PostgreSQL has: 4713 BC is its first year.
+_LONG_S = 4_400 * 365.0 * 86_400
 # Up to here one pass in order of the column is cheap, and exact.
 _ORDERED_ROWS = 500_000
 _FRESH = 0.05
@@ -353,12 +356,14 @@ class PostgresqlDialect(Dialect):
 
     def earlier(self, column: SourceColumn, text: str, seconds: float) -> str:
         kind = column.type
-        if kind in ("smallint", "integer", "bigint"):
-            return self.text(str(max(math.floor(Decimal(text) - Decimal(repr(seconds))), -(2**63))))
+        if kind in _LEAST:
+            return self.text(str(max(math.floor(Decimal(text) - Decimal(repr(seconds))), _LEAST[kind])))
         if kind.startswith("numeric"):
             return self.text(str(_EXACT.subtract(Decimal(text), Decimal(repr(seconds)))))
         if kind in ("real", "double precision"):
             return self.text(repr(float(text) - seconds))
+        if seconds > _LONG_S and (kind.startswith("timestamp") or kind == "date"):
+            return f"'-infinity'::{kind}"
         interval = f"interval '{seconds!r} seconds'"
         if kind.startswith("timestamp") and kind.endswith("with time zone"):
             return f"({self.text(text)}::timestamptz - {interval})"

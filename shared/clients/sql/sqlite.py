@@ -260,14 +260,14 @@ class SqliteDialect(Dialect):
     def earlier(self, column: SourceColumn, text: str, seconds: float) -> str:
         if column.lake[0].type in ("int64", "double"):
             exact = Decimal(text) - Decimal(repr(seconds))
-            return self.literal(
-                column, str(math.floor(exact)) if column.lake[0].type == "int64" else repr(float(exact))
-            )
+            whole = str(max(math.floor(exact), -(2**63)))
+            return self.literal(column, whole if column.lake[0].type == "int64" else repr(float(exact)))
         match = _TIME.fullmatch(text)
         if column.lake[0].type != "string" or match is None:
             return super().earlier(column, text, seconds)
         day, sign, clock = match[1], match[2], match[3]
-        moment = datetime.fromisoformat(f"{day}T{clock or '00:00'}") - timedelta(seconds=seconds)
+        moment = datetime.fromisoformat(f"{day}T{clock or '00:00'}")
+        moment -= timedelta(seconds=min(seconds, (moment - datetime.min).total_seconds()))
         # Text sorts a moment without a fraction before those with one.
         if not sign:
             return self.literal(column, moment.date().isoformat())

@@ -355,12 +355,12 @@ def earlier(column: str, text: str, value: str, seconds: float) -> str:
     """
     kind = parsed(text)
     if kind.name in _INTEGERS:
-        return literal(column, text, str(int(value) - math.ceil(seconds)))
+        return literal(column, text, str(int(value) - min(math.ceil(seconds), 2**62)))
     number = _number(value)
     if kind.name in ("decimal", "numeric", *_DECIMALS) and number is not None:
         return literal(column, text, f"{_EXACT.subtract(number, Decimal(repr(seconds))):f}")
     if kind.name in ("float", "real"):
-        return f"({literal(column, text, value)} - {seconds!r}e0)"
+        return f"({literal(column, text, value)} - {seconds:.16e})"
     moment = _MOMENT.fullmatch(value)
     if kind.name not in (*_MOMENTS, "date", "datetimeoffset") or moment is None:
         raise Unsupported(f"{column} is {text}, and lookback needs a time or a number", code="lookback")
@@ -368,7 +368,8 @@ def earlier(column: str, text: str, value: str, seconds: float) -> str:
     first = {"datetime": "1753-01-01", "smalldatetime": "1900-01-01"}.get(kind.name, "0001-01-01")
     least = datetime.fromisoformat(first)
     # Whole seconds down: a window that begins a little earlier delivers a row once more, and loses none.
-    whole = max(least, whole - min(timedelta(seconds=math.ceil(seconds)), whole - least))
+    reach_s = math.floor((whole - least).total_seconds())
+    whole = whole - timedelta(seconds=min(math.ceil(seconds), reach_s))
     if kind.name == "smalldatetime":
         whole = whole.replace(second=0)
     shown = whole.date().isoformat() if kind.name == "date" else whole.isoformat() + (moment[5] or "")
