@@ -66,6 +66,7 @@ _EXACT = 2**53
 _SAMPLED_ROWS = 10_000
 _LOCK_WAIT_S = 10.0
 _PROGRESS_STEPS = 50_000
+_FIRST_MOMENT = datetime.fromisoformat("0001-01-01")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:([ T])(\d\d:\d\d(?::\d\d)?)(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?")
 # Storage classes that a column of a lake type takes as they are.
 _TAKEN = {
@@ -267,7 +268,7 @@ class SqliteDialect(Dialect):
             return super().earlier(column, text, seconds)
         day, sign, clock = match[1], match[2], match[3]
         moment = datetime.fromisoformat(f"{day}T{clock or '00:00'}")
-        moment -= timedelta(seconds=min(seconds, (moment - datetime.min).total_seconds()))
+        moment -= timedelta(seconds=min(seconds, (moment - _FIRST_MOMENT).total_seconds()))
         # Text sorts a moment without a fraction before those with one.
         if not sign:
             return self.literal(column, moment.date().isoformat())

@@ -360,7 +360,8 @@ def earlier(column: str, text: str, value: str, seconds: float) -> str:
     if kind.name in ("decimal", "numeric", *_DECIMALS) and number is not None:
         return literal(column, text, f"{_EXACT.subtract(number, Decimal(repr(seconds))):f}")
     if kind.name in ("float", "real"):
-        return f"({literal(column, text, value)} - {seconds:.16e})"
+        shown = repr(seconds)
+        return f"({literal(column, text, value)} - {shown if 'e' in shown else shown + 'e0'})"
     moment = _MOMENT.fullmatch(value)
     if kind.name not in (*_MOMENTS, "date", "datetimeoffset") or moment is None:
         raise Unsupported(f"{column} is {text}, and lookback needs a time or a number", code="lookback")
