@@ -262,7 +262,7 @@ def parse_job(document: Any) -> Job:
         return _JOB.validate_python(document)
     except ValidationError as error:
         details = [{"path": _path(e), "message": _message(e)} for e in error.errors(include_url=False)[:50]]
-        raise SpecError(f"{details[0]['path']}: {details[0]['message']}", details) from None
+        raise SpecError(": ".join(part for part in details[0].values() if part), details) from None
 
 
 def parse_files_job(document: Any) -> FilesJob:
@@ -300,6 +300,9 @@ def _message(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         return f"unknown type {_shown(error['ctx']['tag'])}; one of: {', '.join(SOURCE_TYPES)}"
     message = str(error["msg"]).removeprefix("Value error, ")
+    if len(error["loc"]) <= 1:
+        # Of the job as a whole: the caller has it.
+        return message
     if error["type"] in ("missing", "extra_forbidden") or (message.startswith("missing") and error["input"] is None):
         return message
     return f"{message} (got {_shown(error['input'])})"

@@ -3,6 +3,7 @@
 Where a field can stand both at the top and at a table, the table's own wins.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -130,7 +131,10 @@ class TableWish(SqlSpec):
     change: Change | None = None
     column: ColumnName | None = Field(None, description="of change: watermark or rowversion")
     lookback: Seconds | None = Field(
-        None, ge=0, description="how far behind its watermark a row may appear: 15m, or a number for a numeric column"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="how far behind its watermark a row may appear: 15m, or a number for a numeric column",
     )
     changes: Literal["net", "all"] = Field("net", description="of change: cdc; a row's last state, or all its states")
     columns: list[ColumnName] = Field(default_factory=list, max_length=4096, description="default all")
@@ -162,11 +166,19 @@ class TableWish(SqlSpec):
             raise ValueError("column belongs to change: watermark or rowversion")
         if self.lookback is not None and self.change != "watermark":
             raise ValueError("lookback belongs to change: watermark")
+        if self.changes == "all" and self.change != "cdc":
+            raise ValueError("changes: all belongs to change: cdc")
         if self.query is not None and self.change not in (None, "watermark"):
             raise ValueError(f"a query has no change: {self.change}; only watermark")
         if self.columns and self.exclude_columns:
             raise ValueError("give either columns or exclude_columns")
         return self
+
+
+_BELONGS = {
+    "min": "range", "max": "range", "pattern": "regex", "references": "foreign_key",
+    "reference_columns": "foreign_key", "max_age": "freshness", "sql": "sql",
+}  # fmt: skip
 
 
 class QualityRule(SqlSpec):
@@ -193,14 +205,17 @@ class QualityRule(SqlSpec):
         }  # fmt: skip
         if not needs[self.rule]:
             raise ValueError(f"rule: {self.rule} needs {'sql' if self.rule == 'sql' else 'columns'}")
-        if self.rule == "range" and self.min is None and self.max is None:
-            raise ValueError("rule: range needs min, max or both")
+        for name, rule in _BELONGS.items():
+            if getattr(self, name) not in (None, []) and self.rule != rule:
+                raise ValueError(f"{name} belongs to rule: {rule}")
+        if self.rule == "range":
+            self._check_limits()
         if self.rule == "regex":
             if self.pattern is None:
                 raise ValueError("rule: regex needs pattern")
             try:
                 re.compile(self.pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"pattern is no regular expression: {error}") from None
         if self.rule == "foreign_key" and (
             self.references is None or len(self.reference_columns) not in (0, len(self.columns))
@@ -211,6 +226,15 @@ class QualityRule(SqlSpec):
         if self.action == "quarantine" and self.rule == "freshness":
             raise ValueError("freshness is of a table, not of rows; use action: warn or fail")
         return self
+
+    def _check_limits(self) -> None:
+        if self.min is None and self.max is None:
+            raise ValueError("rule: range needs min, max or both")
+        for name, limit in (("min", self.min), ("max", self.max)):
+            if isinstance(limit, float) and not math.isfinite(limit):
+                raise ValueError(f"{name}: {limit} is no limit; leave it away where there is none")
+        if isinstance(self.min, float) and isinstance(self.max, float) and self.min > self.max:
+            raise ValueError("min is greater than max, so that no row could keep the rule")
 
 
 class SqlTarget(LakeTarget):
@@ -285,15 +309,14 @@ class SqlJob(SqlSpec):
 
     @model_validator(mode="after")
     def _dispositions(self) -> "SqlJob":
-        for wish in self.tables:
+        for number, wish in enumerate(self.tables):
             disposition = (wish.write or self.write).disposition
+            where = f"tables[{number}]: write.disposition: {disposition}"
             explicit = wish.write is not None or disposition == "history"
             if disposition in ("merge", "history") and self.target.format != "delta" and explicit:
-                raise ValueError(f"write.disposition: {disposition} needs target.format: delta")
+                raise ValueError(f"{where} needs target.format: delta")
             if wish.mode == "incremental" and disposition == "replace":
-                raise ValueError(
-                    "write.disposition: replace would leave nothing but the changes of an incremental table"
-                )
+                raise ValueError(f"{where} would leave nothing but the changes of an incremental table")
         if self.reconcile and self.dry_run:
             raise ValueError("reconcile: compare is the dry run of reconcile: repair")
         return self

@@ -68,12 +68,37 @@ def test_a_table_s_own_merge_is_a_demand() -> None:
         ({"schema": "loose"}, "schema", "'strict'"),
         ({"validate": ["rows"]}, "validate[0]", "'checksum'"),
         ({"quality": [{"table": "t", "rule": "regex", "columns": ["a"], "pattern": "("}]}, "quality[0]", "regular"),
+        ({"quality": [{"table": "t", "rule": "regex", "columns": ["a"], "pattern": "a{1" + "0" * 30 + "}"}]},
+         "quality[0]", "regular"),
+        ({"quality": [{"table": "t", "rule": "regex", "columns": ["a"], "pattern": "(" * 480 + ")" * 480}]},
+         "quality[0]", "regular"),
+        ({"quality": [{"table": "t", "rule": "range", "columns": ["a"], "min": float("nan")}]}, "quality[0]",
+         "min: nan"),
+        ({"quality": [{"table": "t", "rule": "range", "columns": ["a"], "max": float("inf")}]}, "quality[0]",
+         "max: inf"),
+        ({"quality": [{"table": "t", "rule": "range", "columns": ["a"], "min": 2, "max": 1}]}, "quality[0]",
+         "min is greater than max"),
+        ({"quality": [{"table": "t", "rule": "not_null", "columns": ["a"], "min": 0}]}, "quality[0]",
+         "min belongs to rule: range"),
+        ({"quality": [{"table": "t", "rule": "unique", "columns": ["a"], "references": "b"}]}, "quality[0]",
+         "references belongs to rule: foreign_key"),
+        ({"tables": [{"table": "t", "mode": "incremental", "change": "watermark", "column": "c",
+                      "lookback": float("inf")}]}, "tables[0].lookback", "finite"),
+        ({"tables": [{"table": "t", "mode": "incremental", "change": "tracking", "changes": "all"}]}, "tables[0]",
+         "changes: all belongs to change: cdc"),
+        ({"tables": [{"table": "a"}, {"table": "b", "write": {"disposition": "merge"}}]}, "", "tables[1]"),
         ({"partition": {"rows": 0}}, "partition.rows", "greater than or equal to 1"),
     ],
-)
+)  # fmt: skip
 def test_what_a_job_may_not_say_is_named_with_its_field(changes: dict[str, Any], path: str, message: str) -> None:
     with pytest.raises(SpecError) as refused:
         job(**changes)
     detail = refused.value.details[0]
     assert detail["path"] == path
     assert message in detail["message"]
+
+
+def test_what_is_wrong_with_the_job_as_a_whole_is_told_without_the_whole_job() -> None:
+    with pytest.raises(SpecError) as refused:
+        job(reconcile="compare", dry_run=True)
+    assert str(refused.value) == "reconcile: compare is the dry run of reconcile: repair"
