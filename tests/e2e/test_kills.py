@@ -93,26 +93,34 @@ def test_kills_in_every_step(root: Path) -> None:
     Each step is met twice: as soon as it is queued, and a little into it.
     """
     drawn = random.Random(7)
+    hit: Counter[str] = Counter()
     with running(root, fault_plan=_SLOW) as platform:
-        make_files(platform.source("steps"), 60, seed=7)
-        spec = platform.spec("steps", verify="all", limits={"batch_items": 10, "parallel_batches": 2, "concurrency": 4})
-        run = platform.start(spec)
-        in_flight: Counter[str] = Counter()
-        hit: Counter[str] = Counter()
-        while not has_ended(platform, run):
-            os.kill(platform.host.pid, signal.SIGSTOP)
-            steps = {name for name, _ in queued(platform) if hit[name] < 2}
-            if steps and any(hit[step] for step in steps):
-                os.kill(platform.host.pid, signal.SIGCONT)
-                time.sleep(drawn.uniform(0, 0.03))
-            if steps:
-                platform.kill_host()
-                hit.update({name for name, _ in queued(platform)})
-                in_flight.update(set(in_flight_items(platform)))
-                platform.start_host()
-            else:
-                os.kill(platform.host.pid, signal.SIGCONT)
-                time.sleep(0.002)
-        assert set(hit) == _STEPS, f"only these were met: {hit}"
-        platform.wait(run, "completed")
-        assert_right(platform, run, "steps", in_flight)
+        # Where the machine leaves this program waiting for longer than a step takes, another migration has it again.
+        for name in ("steps", "more", "last"):
+            kill_in_every_step(platform, name, drawn, hit)
+            if set(hit) == _STEPS:
+                return
+        pytest.fail(f"only these were met: {hit}")
+
+
+def kill_in_every_step(platform: Platform, name: str, drawn: random.Random, hit: Counter[str]) -> None:
+    make_files(platform.source(name), 60, seed=7)
+    spec = platform.spec(name, verify="all", limits={"batch_items": 10, "parallel_batches": 2, "concurrency": 4})
+    run = platform.start(spec)
+    in_flight: Counter[str] = Counter()
+    while not has_ended(platform, run):
+        os.kill(platform.host.pid, signal.SIGSTOP)
+        steps = {step for step, _ in queued(platform) if hit[step] < 2}
+        if steps and any(hit[step] for step in steps):
+            os.kill(platform.host.pid, signal.SIGCONT)
+            time.sleep(drawn.uniform(0, 0.03))
+        if steps:
+            platform.kill_host()
+            hit.update({step for step, _ in queued(platform)})
+            in_flight.update(set(in_flight_items(platform)))
+            platform.start_host()
+        else:
+            os.kill(platform.host.pid, signal.SIGCONT)
+            time.sleep(0.002)
+    platform.wait(run, "completed")
+    assert_right(platform, run, name, in_flight)
