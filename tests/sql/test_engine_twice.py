@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -376,6 +377,36 @@ async def test_a_repair_delivered_twice_at_once(make: Make, monkeypatch: pytest.
     assert engine.table().left_over() == []
 
 
+async def test_what_is_being_mended_is_not_cleared_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make(write={"disposition": "merge"})
+    await engine.run()
+    engine.source.run("UPDATE t SET name = 'changed' WHERE id < 5", "DELETE FROM t WHERE id = 77")
+    engine.spec["reconcile"] = "repair"
+    run = await opened(engine, engine.begin())
+    make_it, delete, is_near, may_go_on = DeltaLakeTable._make, DeltaLakeTable._delete, asyncio.Event(), asyncio.Event()
+
+    async def held(*given: Any) -> None:
+        is_near.set()
+        await may_go_on.wait()
+        await make_it(*given)
+
+    async def deleted_late(lake: DeltaLakeTable, paths: Sequence[str]) -> int:
+        if asyncio.current_task() is not first and paths:
+            may_go_on.set()
+            await asyncio.wait([first])
+        return await delete(lake, paths)
+
+    monkeypatch.setattr(DeltaLakeTable, "_make", held)
+    monkeypatch.setattr(DeltaLakeTable, "_delete", deleted_late)
+    first = asyncio.create_task(steps.plan_step(run, "target", 1, 0))
+    await is_near.wait()
+    await engine.store.put(run.records.key("cancel"), b"")
+    await steps.plan_step(run, "target", 1, 0)
+    may_go_on.set()
+    await first
+    engine.assert_same()
+
+
 @pytest.mark.parametrize(("disposition", "harm"), [
     ("append", "damaged"), ("append", "gone"), ("append", "digests gone"), ("append", "all gone"), ("merge", "damaged"),
 ])  # fmt: skip
@@ -396,4 +427,20 @@ async def test_a_cursor_that_is_damaged_or_gone_costs_no_row(make: Make, disposi
     is_known = disposition == "merge" or harm in ("damaged", "gone")
     assert found["load"] == ("increment" if is_known else "full")
     assert (found["reload_reason"] is None) == is_known
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("harm", [
+    {"number": "1"}, {"position": 5}, {"identity": None}, {"key": "id"}, {"columns": [["id"]]}, {"measured": {"rows": 1}},
+    {"measured": {"rows": 1, "lake_bytes": 1, "seconds": "1", "parallel": 1}}, {"seen": 0},
+])  # fmt: skip
+async def test_a_cursor_that_is_half_edited_is_taken_from_the_lake(make: Make, harm: dict[str, Any]) -> None:
+    engine = make(write={"disposition": "merge"})
+    await engine.run()
+    for key in await engine.store.list("jobs"):
+        document = json.loads(await engine.store.get(key) or b"")
+        await engine.store.put(key, json.dumps({**document, **harm}).encode())
+    engine.source.run("INSERT INTO t VALUES (500, 'next', 500)")
+    found = item(await engine.run())
+    assert (found["status"], found["load"]) == ("success", "increment")
     engine.assert_same()

@@ -24,7 +24,7 @@ from shared.engine.sql.cursor import Cursor, load_cursor, mended, save_cursor
 from shared.engine.sql.extract import Cancelled
 from shared.engine.sql.plan_table import CHANGE_TYPES, chosen_columns, rules_for
 from shared.engine.sql.reach import TELLS_CHANGES, is_ahead, reached
-from shared.engine.sql.run import SqlRun, cursor_key, table_options
+from shared.engine.sql.run import REPAIR, SqlRun, cursor_key, table_options
 from shared.engine.sql.sessions import SessionThread, apart, opened
 from shared.engine.sql.two_sides import Difference, TwoSides, comparable
 from shared.errors import IntegrityMismatch, Unsupported
@@ -339,6 +339,8 @@ class _Reconciling:
             raise
         key = [schema.names[lake.name] for name in self.shape.key for lake in self._lake_of(name)]
         cursor = replace(cursor, number=max(self.state.applied, cursor.number) + 1, run=self.run.records.run)
+        if await self.run.records.end(self.table, 0, REPAIR, "commit") == "clear":
+            raise Cancelled
         committed = await self.lake.commit(
             TableCommit(
                 number=cursor.number,

@@ -48,6 +48,8 @@ from shared.ports.tables import (
     Tracking,
 )
 
+REPAIR = "repair"
+"""In place of a decision's token, of files that a repair writes before there is one."""
 _UNFIT = re.compile(r"[^\w$#@ ()-]+")
 
 

@@ -12,7 +12,7 @@ from shared.engine.sql.commit import commit_table
 from shared.engine.sql.extract import Cancelled, extract_slice, extract_table
 from shared.engine.sql.plan_table import plan_table
 from shared.engine.sql.reconcile import reconcile_table, summary_of
-from shared.engine.sql.run import SqlRun, empty_record, error_fields, settled_counts
+from shared.engine.sql.run import REPAIR, SqlRun, empty_record, error_fields, settled_counts
 from shared.errors import ItemError, MigrationError, RunError
 from shared.model.sql_steps import TableOutcome, TableRecord, no_sql_counts, outcome
 from shared.model.steps import Transient
@@ -131,6 +131,8 @@ async def _once_ended(run: SqlRun, table: int, unless: Asked) -> Asked:
         decided = await run.records.load(f"tables/p{table:05d}-t{turn}.json")
         if decided is not None and await run.records.done(table, turn) is None:
             turns.append((turn, decided["token"]))
+        elif decided is None and turn == 0:
+            turns.append((turn, REPAIR))
 
     async def asked() -> Any:
         if await unless():
