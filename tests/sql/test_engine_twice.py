@@ -431,8 +431,8 @@ async def test_a_cursor_that_is_damaged_or_gone_costs_no_row(make: Make, disposi
 
 
 @pytest.mark.parametrize("harm", [
-    {"number": "1"}, {"position": 5}, {"identity": None}, {"key": "id"}, {"columns": [["id"]]}, {"measured": {"rows": 1}},
-    {"measured": {"rows": 1, "lake_bytes": 1, "seconds": "1", "parallel": 1}}, {"seen": 0},
+    {"number": "1"}, {"position": 5}, {"identity": None}, {"key": "id"}, {"columns": [["id"]]}, {"seen": 0},
+    {"measured": {"rows": 1}}, {"measured": {"rows": 1, "lake_bytes": 1, "seconds": "1", "parallel": 1}},
 ])  # fmt: skip
 async def test_a_cursor_that_is_half_edited_is_taken_from_the_lake(make: Make, harm: dict[str, Any]) -> None:
     engine = make(write={"disposition": "merge"})

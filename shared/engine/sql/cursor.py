@@ -11,6 +11,8 @@ from typing import Any
 from shared.ports import RunStore
 from shared.ports.tables import LakeTableState
 
+_MEASURED = {"rows", "lake_bytes", "seconds", "parallel"}
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -52,8 +54,8 @@ async def load_cursor(store: RunStore, key: str) -> Cursor | None:
     """None where there is none, or none that can be read: what is in the lake says it then."""
     data = await store.get(key)
     try:
-        return Cursor(**json.loads(data)) if data is not None else None
-    except (ValueError, TypeError):
+        return _read(json.loads(data)) if data is not None else None
+    except ValueError:
         return None
 
 
@@ -70,8 +72,8 @@ async def save_cursor(store: RunStore, key: str, cursor: Cursor) -> None:
 def mended(stored: Cursor | None, state: LakeTableState) -> tuple[Cursor | None, str]:
     """The cursor that goes with what is in the lake, and why the stored one is void where it is."""
     if state.exists and state.position is not None and state.applied > (stored.number if stored else -1):
-        position: dict[str, Any] = dict(state.position)
-        return Cursor(**position), ""
+        found = _read(state.position)
+        return found, "" if found else "what the last commit in the lake says of it cannot be read"
     if stored is None:
         return None, ""
     if not state.exists:
@@ -79,3 +81,24 @@ def mended(stored: Cursor | None, state: LakeTableState) -> tuple[Cursor | None,
     if state.applied < stored.number:
         return None, "the table in the lake is not the one that this job has written"
     return stored, ""
+
+
+def _read(document: Any) -> Cursor | None:
+    """None for what is no cursor: somebody may have edited it."""
+    try:
+        cursor = Cursor(**document)
+    except TypeError:
+        return None
+    texts = [cursor.identity, cursor.seen, cursor.run, cursor.fork]
+    texts += [one for one in (cursor.change, cursor.column, cursor.position, cursor.capture) if one is not None]
+    is_sound = (
+        isinstance(cursor.number, int)
+        and isinstance(cursor.key, list)
+        and all(isinstance(one, str) for one in [*texts, *cursor.key])
+        and isinstance(cursor.columns, list)
+        and all(isinstance(one, list) and [type(part) for part in one] == [str, str, bool] for one in cursor.columns)
+        and isinstance(cursor.measured, dict)
+        and (not cursor.measured or cursor.measured.keys() >= _MEASURED)
+        and all(isinstance(one, int | float) for one in cursor.measured.values())
+    )
+    return cursor if is_sound else None
