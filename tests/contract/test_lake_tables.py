@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.clients.lake_tables.stats import FileStatistics
+from shared.clients.onelake.tree import LakeTree
 from shared.errors import IntegrityMismatch, ItemError, TargetConflict, Unsupported
 from shared.ports.tables import KeyRange, LakeColumn, PartOptions
 from tests.support.emulated import Lake
@@ -503,3 +505,71 @@ async def test_a_file_that_is_cleared_away_during_its_commit_is_missed(
     monkeypatch.undo()
     assert table.rows() == []
     assert (await table.open().state()).applied == -1
+
+
+@parquet
+async def test_a_second_delivery_takes_no_record_away_from_the_first(
+    table: EmulatedTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is about to rename the folder, the second has looked at what is in it."""
+    opened = table.open()
+    kind = type(opened)
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
+    gather, rename = kind._gather, LakeTree.rename_folder  # type: ignore[attr-defined]
+    is_near, is_gathered = asyncio.Event(), asyncio.Event()
+
+    async def renamed(*given: Any) -> None:
+        if asyncio.current_task() is first:
+            is_near.set()
+            await is_gathered.wait()
+        await rename(*given)
+
+    async def gathered(*given: Any) -> None:
+        await gather(*given)
+        if asyncio.current_task() is not first:
+            is_gathered.set()
+            await asyncio.wait([first])
+
+    monkeypatch.setattr(LakeTree, "rename_folder", renamed)
+    monkeypatch.setattr(kind, "_gather", gathered)
+    first = asyncio.create_task(table.commit(opened, ORDERS, parts))
+    await is_near.wait()
+    again = await table.commit(table.open(), ORDERS, parts)
+    assert (again.already, (await first).already) == (True, False)
+    assert table.rows() == [{"id": 1, "text": "a"}]
+    await discarded(table.open())
+    assert table.left_over() == []
+
+
+@parquet
+async def test_two_deliveries_write_the_record_of_a_commit_at_once(
+    table: EmulatedTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they say of the time that was needed differs."""
+    opened = table.open()
+    parts = await table.write(opened, ORDERS, [{"id": 1, "text": "a"}])
+    put, rename, at_record = LakeTree.put, LakeTree.rename_folder, asyncio.Barrier(2)
+    winner: list[Any] = []
+
+    async def put_at_once(tree: LakeTree, path: str, data: bytes, **how: Any) -> Any:
+        if path.endswith("/_commit.json"):
+            await at_record.wait()
+            done = await put(tree, path, data, **how)
+            winner.append(asyncio.current_task())
+            return done
+        return await put(tree, path, data, **how)
+
+    async def renamed(*given: Any) -> None:
+        if asyncio.current_task() is winner[0]:
+            await asyncio.wait([one for one in deliveries if one is not winner[0]])
+        await rename(*given)
+
+    monkeypatch.setattr(LakeTree, "put", put_at_once)
+    monkeypatch.setattr(LakeTree, "rename_folder", renamed)
+    deliveries = [
+        asyncio.create_task(table.commit(table.open(), ORDERS, parts, position={"seconds": number}))
+        for number in range(2)
+    ]
+    found = await asyncio.gather(*deliveries)
+    assert sorted(one.already for one in found) == [False, True]
+    assert table.rows() == [{"id": 1, "text": "a"}]

@@ -218,7 +218,9 @@ class ParquetLakeTable:
         await self._tree.make_folder(ready)
         wanted = {_name(part): part for part in commit.parts}
         for entry in await self._tree.entries(ready):
-            if _base(entry.path) not in wanted:
+            # Another delivery of this commit may have written its record and be about to rename the folder.
+            is_ours = _base(entry.path) in wanted or await self._is_record_of(commit, entry.path)
+            if not is_ours:
                 await self._tree.delete(entry.path, etag="")
         gate = asyncio.Semaphore(_RENAMES_AT_ONCE)
 
@@ -242,7 +244,7 @@ class ParquetLakeTable:
     async def _assert_whole(self, commit: TableCommit, ready: str) -> None:
         """Raises NotFound for a file that a later run, which takes this one for given up, has cleared away."""
         there = {_base(entry.path) for entry in await self._tree.entries(ready)}
-        lost = [part.path for part in commit.parts if _name(part) not in there]
+        lost = [path for path in (*(part.path for part in commit.parts), RECORD) if _base(path) not in there]
         if lost:
             raise NotFound(f"{lost[0]} was written and is gone before its commit", code="file_lost", subject=lost[0])
 
@@ -267,7 +269,18 @@ class ParquetLakeTable:
         path, data = f"{ready}/{RECORD}", json.dumps(record, indent=1).encode()
         if await self._tree.read_whole(path) != data:
             there = await self._tree.properties(path)
-            await self._tree.put(path, data, only_over=there.etag if there else None)
+            try:
+                await self._tree.put(path, data, only_over=there.etag if there else None)
+            except TargetConflict:
+                # Another delivery of this commit, which may say another time that it took.
+                if not await self._is_record_of(commit, path):
+                    raise
+
+    async def _is_record_of(self, commit: TableCommit, path: str) -> bool:
+        if _base(path) != RECORD:
+            return False
+        said = json.loads(await self._tree.read_whole(path) or b"{}")
+        return (said.get("number"), said.get("token")) == (commit.number, commit.token)
 
     def _committed(self, current: _Current, commit: TableCommit, *, already: bool = False) -> Committed:
         job = current.jobs[self._owner]
