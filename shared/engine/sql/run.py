@@ -12,7 +12,7 @@
     runs/<run>/seen/<page>-t0/s00000-….bin       digests of its rows at the watermark's boundary, as one attempt read
     runs/<run>/reading/<page>-t0-s00000.json     how far an activity is that is reading
     runs/<run>/quality/<page>-t0.json            verdicts of quality rules
-    runs/<run>/ends/<page>-t0-….json             whether its files are committed or cleared away, once one of both
+    runs/<run>/ends/<page>-t0/….json             whether its files are committed or cleared away, once one of both
                                                  has begun
     runs/<run>/done/<page>-t0.json               what the commit did
     runs/<run>/reconciled/<page>.json            what a comparison of source and lake found, and mended
@@ -118,7 +118,7 @@ class SqlRecords(RunRecords):
 
         Of deliveries side by side one may commit files while another is about to delete them: only one of both is done.
         """
-        name = f"ends/{table_page(table)}-t{turn}-{token}.json"
+        name = f"ends/{table_page(table)}-t{turn}/{token}.json"
         if await self.store.put_new(self.key(name), json.dumps({"end": wanted}).encode()):
             return wanted
         return str((await self._there(name))["end"])
@@ -160,9 +160,8 @@ class SqlRecords(RunRecords):
         keys.append(self.key(f"reconciled/{page}-ranges.json"))
         for turn in (0, 1):
             keys += [self.key(_turn(folder, table, turn)) for folder in ("tables", "quality", "done")]
-            for folder in ("slices", "seen"):
+            for folder in ("slices", "seen", "ends"):
                 keys += await self.store.list(self.key(f"{folder}/{page}-t{turn}"))
-        keys += [key for key in await self.store.list(self.key("ends")) if f"/{page}-t" in key]
         await self.store.delete(keys)
 
     # -- of a slice ----------------------------------------------------------------------------------------------
