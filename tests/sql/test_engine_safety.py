@@ -316,3 +316,19 @@ async def test_a_rule_and_a_reset_that_mean_no_table_are_told(make: Make) -> Non
         "quality[1]: tt means no table of this run, so that not_null is not checked",
         "reset: other means no table of this run, so that nothing is reset",
     ]
+
+
+async def test_a_file_that_the_lake_has_lost_is_named_at_once(make: Make) -> None:
+    engine = make(TRACKING)
+    await engine.run()
+    folder = engine.table().folder
+    (lost,) = folder.glob("*.parquet")
+    lost.unlink()
+    engine.source.run("UPDATE t SET name = 'changed' WHERE id = 5")
+    for changes in ({}, {"reconcile": "compare"}, {"reconcile": "repair"}):
+        record = item(await engine.run(**changes))
+        assert (record["status"], record["error_code"]) == ("failed", "table_unreadable"), changes
+        assert lost.name in record["error_detail"]
+        assert "reset" in record["error_detail"]
+    assert item(await engine.run(reset=["t"]))["status"] == "success"
+    engine.assert_same()

@@ -159,6 +159,7 @@ class DeltaLakeTable:
                     # Another delivery of this commit, once through, clears away what this one was about to read.
                     snapshot = await self._load()
                     if snapshot is None or snapshot.applied < commit.number:
+                        await self._assert_whole(snapshot)
                         raise
                     return await self._already(snapshot, commit)
                 try:
@@ -222,6 +223,22 @@ class DeltaLakeTable:
                 )
 
         await asyncio.gather(*(one(part) for part in parts))
+
+    async def _assert_whole(self, snapshot: Snapshot | None) -> None:
+        """Raises Unsupported, code ``table_unreadable``, for a file that is gone and that the newest version names."""
+        gate = asyncio.Semaphore(_DELETES_AT_ONCE)
+
+        async def one(path: str) -> None:
+            async with gate:
+                if await self._tree.properties(path) is None:
+                    raise Unsupported(
+                        f"{path} of the Delta table is gone, and its rows with it; bring it back, or name the table in "
+                        "reset, so that it is written anew",
+                        code="table_unreadable",
+                        subject=self._path,
+                    ) from None
+
+        await asyncio.gather(*(one(file.path) for file in (snapshot.files if snapshot else ())))
 
     async def _merge(self, snapshot: Snapshot | None, commit: TableCommit) -> "_Work":
         schema, widens = schema_of((*commit.columns, *added_columns(commit))), False
@@ -503,7 +520,8 @@ class DeltaLakeTable:
                     for batch in table.select(names).to_batches():
                         yield batch
         except NotFound:
-            raise SourceChanged("a file of the Delta table is gone", subject=self._path) from None
+            await self._assert_whole(await self._load())
+            raise SourceChanged("the Delta table was changed while it was read", subject=self._path) from None
 
 
 @dataclass(frozen=True, slots=True)
