@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,4 +332,19 @@ async def test_a_file_that_the_lake_has_lost_is_named_at_once(make: Make) -> Non
         assert lost.name in record["error_detail"]
         assert "reset" in record["error_detail"]
     assert item(await engine.run(reset=["t"]))["status"] == "success"
+    engine.assert_same()
+
+
+@pytest.mark.parametrize("damage", [b"garbage", b"", b'{"add": 5}'])
+async def test_a_log_that_nobody_can_read_is_told_with_a_way_out(make: Make, damage: bytes) -> None:
+    engine = make(TRACKING)
+    await engine.run()
+    folder = engine.table().folder
+    (folder / "_delta_log" / f"{0:020d}.json").write_bytes(damage)
+    record = item(await engine.run(reset=["t"]))
+    assert (record["status"], record["error_code"]) == ("failed", "table_unreadable")
+    assert "delete the folder" in record["error_detail"]
+    assert ".S:" not in record["error_detail"], "lines of a stack say nothing"
+    shutil.rmtree(folder)
+    assert item(await engine.run())["status"] == "success"
     engine.assert_same()

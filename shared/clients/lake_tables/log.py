@@ -36,6 +36,8 @@ _AFTER_COMMIT = PostCommitHookProperties(create_checkpoint=True, cleanup_expired
 _CONFIGURATION = {"delta.checkpointInterval": "10"}
 _METADATA = "migration"
 _STATUS = re.compile(r"\b(4\d\d|5\d\d) [A-Z][A-Za-z]+")
+# Of a line that says where in delta-rs, not what.
+_STACK = re.compile(r"\s*\d+: |\s+at |\s*$")
 _SILENCE = re.compile(r"error sending request|connection|timed out|error decoding response|incomplete", re.IGNORECASE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -340,12 +342,16 @@ def meant_by(error: Exception, subject: str) -> MigrationError | None:
         if isinstance(error, OSError):
             return ServiceUnavailable(f"an answer of the lake makes no sense ({_in_short(text)})", subject=subject)
         return Unsupported(
-            f"the Delta table cannot be read ({_in_short(text)})", code="table_unreadable", subject=subject
+            f"the Delta table cannot be read ({_in_short(text)}); bring its _delta_log back, or delete the folder: the "
+            "next run then reads the table anew",
+            code="table_unreadable",
+            subject=subject,
         )
     return None
 
 
 def _in_short(text: str) -> str:
     """The last and so most particular thing that a chain of causes says; it holds no token."""
-    line = text.strip().splitlines()[-1].strip(" \u21b3")
+    lines = [line for line in text.strip().splitlines() if not _STACK.match(line)] or [""]
+    line = lines[-1].strip(" \u21b3")
     return line if len(line) <= 200 else f"{line[:197]}..."
