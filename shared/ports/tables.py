@@ -363,6 +363,8 @@ class TableCommit:
         key: For merge and history; lake columns.
         parts: Files to add; with merge and history, files of changes that are applied and then deleted.
         position: Kept with the commit, so that a crash before the cursor was saved is mended from the lake.
+        only_new: There was no table when the commit was planned, so that one which somebody else has made meanwhile is
+            left alone.
         token: Of the plan that the commit belongs to. One of the same number and another token is somebody else's.
         whole_key_range: With merge and history: rows in the lake whose key is not among the parts are to go (repair,
             full load into history). None: they stay.
@@ -377,6 +379,7 @@ class TableCommit:
     parts: tuple[PartFile, ...]
     position: Mapping[str, object]
     whole_key_range: KeyRange | None = None
+    only_new: bool = False
     token: str = ""
 
 

@@ -573,3 +573,46 @@ async def test_two_deliveries_write_the_record_of_a_commit_at_once(
     found = await asyncio.gather(*deliveries)
     assert sorted(one.already for one in found) == [False, True]
     assert table.rows() == [{"id": 1, "text": "a"}]
+
+
+@FORMATS
+async def test_a_table_that_another_job_has_made_meanwhile_is_left_alone(table: EmulatedTable) -> None:
+    ours, theirs = table.open(), table.open(owner="theirs", run="their-run")
+    parts = await table.write(ours, ORDERS, [{"id": 1, "text": "ours"}])
+    their_parts = await table.write(theirs, ORDERS, [{"id": 2, "text": "theirs"}])
+    await table.commit(theirs, ORDERS, their_parts, run="their-run", disposition="replace", only_new=True)
+    with pytest.raises(TargetConflict) as refused:
+        await table.commit(ours, ORDERS, parts, disposition="replace", only_new=True)
+    assert refused.value.code == "target_exists"
+    assert [row["id"] for row in table.rows()] == [2]
+    again = table.open(owner="theirs", run="their-next")
+    parts = await table.write(again, ORDERS, [{"id": 3, "text": "theirs"}])
+    await table.commit(again, ORDERS, parts, number=1, run="their-next", disposition="replace", only_new=True)
+    assert [row["id"] for row in table.rows()] == [3]
+    assert await discarded(ours) == 1
+
+
+async def test_of_two_jobs_that_make_one_table_of_parquet_files_at_once_one_is_refused(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found that nothing is there; the rename that comes first makes the table."""
+    table = EmulatedTable(lake, "parquet")
+    ours, theirs = table.open(), table.open(owner="theirs", run="their-run")
+    parts = await table.write(ours, ORDERS, [{"id": 1, "text": "ours"}])
+    their_parts = await table.write(theirs, ORDERS, [{"id": 2, "text": "theirs"}])
+    rename = LakeTree.rename_folder
+    is_through = False
+
+    async def held(tree: LakeTree, old: str, new: str) -> None:
+        nonlocal is_through
+        if not is_through:
+            is_through = True
+            await table.commit(theirs, ORDERS, their_parts, run="their-run", disposition="replace", only_new=True)
+        await rename(tree, old, new)
+
+    monkeypatch.setattr(LakeTree, "rename_folder", held)
+    with pytest.raises(TargetConflict) as refused:
+        await table.commit(ours, ORDERS, parts, disposition="replace", only_new=True)
+    assert refused.value.code == "target_exists"
+    assert [row["id"] for row in table.rows()] == [2]
+    assert not (table.folder / "run-1").exists()

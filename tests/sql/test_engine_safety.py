@@ -348,3 +348,26 @@ async def test_a_log_that_nobody_can_read_is_told_with_a_way_out(make: Make, dam
     shutil.rmtree(folder)
     assert item(await engine.run())["status"] == "success"
     engine.assert_same()
+
+
+@pytest.mark.parametrize("form", ["parquet", "delta"])
+async def test_the_first_loads_of_two_jobs_into_one_table_do_not_replace_each_other(
+    make: Make, lake: Lake, tmp_path: Path, form: str
+) -> None:
+    engine = make(format=form)
+    (tmp_path / "other").mkdir()
+    other = Engine(lake, tmp_path / "other", [WATERMARK], format=form)
+    other.spec["name"] = "other"
+    other.source.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, at INTEGER)", "INSERT INTO t VALUES (7, 'x', 7)"
+    )
+
+    async def between(_: int, step: str) -> None:
+        if step == "commit" and not other.runs:
+            assert item(await other.run())["status"] == "success"
+
+    engine.between = between  # type: ignore[method-assign]
+    record = item(await engine.run())
+    assert (record["status"], record["error_code"]) == ("failed", "target_exists")
+    assert [row["id"] for row in engine.table().rows()] == [7]
+    assert item(await other.run())["status"] == "success"

@@ -66,6 +66,16 @@ def overtaken(table: str) -> TargetConflict:
     )
 
 
+def taken_meanwhile(table: str) -> TargetConflict:
+    """Somebody else has made the table since the commit was planned for one that was not there."""
+    return TargetConflict(
+        "another job has written the table while this one read; name the table in reset to replace it, or choose "
+        "another name or path",
+        code="target_exists",
+        subject=table,
+    )
+
+
 @dataclass(slots=True)
 class _Current:
     """The pointer: folder names with rows and bytes, the columns, and of each job its last commit."""
@@ -194,6 +204,8 @@ class ParquetLakeTable:
         loaded = await self._settle()
         if commit.number <= loaded.current.applied(self._owner):
             return self._committed(loaded.current, commit, already=True)
+        if not _is_taken(commit.only_new, loaded.current, self._owner):
+            raise taken_meanwhile(self._tree.root)
         before = loaded.current.folders
         folder = commit.run if commit.run not in before else f"{commit.run}-{commit.number}"
         ready = f"_commit-{self._mark}-{commit.number}"
@@ -209,6 +221,8 @@ class ParquetLakeTable:
                 raise
             return self._committed(current, commit, already=True)
         current = (await self._settle()).current
+        if not _is_taken(commit.only_new, current, self._owner):
+            raise taken_meanwhile(self._tree.root)
         if current.applied(self._owner) < commit.number:
             raise ServiceUnavailable("a commit was made and cannot be found again", code="commit_lost", subject=folder)
         return self._committed(current, commit)
@@ -260,6 +274,7 @@ class ParquetLakeTable:
             "token": commit.token,
             "folder": folder,
             "disposition": commit.disposition,
+            "only_new": commit.only_new,
             "columns": [asdict(column) for column in commit.columns],
             "position": dict(commit.position),
             "rows": sum(part.rows for part in commit.parts),
@@ -367,8 +382,15 @@ class ParquetLakeTable:
             raise SourceChanged("the table was replaced while it was read", subject=self._tree.root) from None
 
 
+def _is_taken(only_new: bool, current: _Current, owner: str) -> bool:
+    """Whether a commit is taken into the table: not one that was to make it, where somebody else has done so."""
+    return not only_new or current.version < 0 or owner in current.jobs
+
+
 def _apply(current: _Current, commit: Mapping[str, Any]) -> list[str]:
-    """Take a commit into the pointer; the folders that it replaces."""
+    """Take a commit into the pointer; the folders that it replaces, or its own where it is not taken."""
+    if not _is_taken(commit["only_new"], current, commit["owner"]):
+        return [commit["folder"]]
     replaced = list(current.folders) if commit["disposition"] == "replace" else []
     deleted = sum(current.folders.pop(folder)["rows"] for folder in replaced)
     current.folders[commit["folder"]] = {"rows": commit["rows"], "size_bytes": commit["size_bytes"]}

@@ -89,6 +89,7 @@ async def commit_table(run: SqlRun, target: str, table: int, turn: int) -> dict[
                 position=cursor.document(),
                 # A row that is kept apart is not among the parts either, and was not deleted.
                 whole_key_range=None if verdict.get("quarantined") else _whole(decided),
+                only_new=decided["only_new"],
                 token=token,
             )
         )
