@@ -29,7 +29,7 @@ from shared.clients.lake_tables import log
 from shared.clients.lake_tables.arrow import as_nullable, columns_of, conform, lake_type, schema_of
 from shared.clients.lake_tables.log import DataFile, Snapshot, Stamp
 from shared.clients.lake_tables.merging import Merge, added_columns
-from shared.clients.lake_tables.parquet import overtaken, owner_mark, taken_meanwhile
+from shared.clients.lake_tables.ownership import overtaken, owner_mark, taken_meanwhile
 from shared.clients.lake_tables.parts import LakePartsWriter, part_prefix
 from shared.clients.lake_tables.ranges import columns_for, may_hold, rows_within
 from shared.clients.lake_tables.reading import LakeParquet

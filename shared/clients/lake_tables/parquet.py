@@ -14,7 +14,6 @@ alone, then what it replaces is deleted. A reader that follows the pointer meets
 """
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from shared.clients.lake_tables.arrow import conform, schema_of
+from shared.clients.lake_tables.ownership import overtaken, owner_mark, taken_meanwhile
 from shared.clients.lake_tables.parts import LakePartsWriter, part_prefix
 from shared.clients.lake_tables.ranges import columns_for, rows_within
 from shared.clients.lake_tables.reading import LakeParquet
@@ -49,31 +49,6 @@ _RENAMES_AT_ONCE = 8
 _POINTER_ATTEMPTS = 8
 # Of so many earlier commits a job's later delivery is known again.
 _TOKENS_KEPT = 20
-
-
-def owner_mark(owner: str) -> str:
-    """A job's name as part of the names of its files."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:8]
-
-
-def overtaken(table: str) -> TargetConflict:
-    """A commit has the number of this one and belongs to another plan: of another run, or an earlier round."""
-    return TargetConflict(
-        "another run of this job has written to the table meanwhile, so that what was read here no longer follows on "
-        "what is there; nothing was changed, and the next run goes on from what the lake has",
-        code="overtaken",
-        subject=table,
-    )
-
-
-def taken_meanwhile(table: str) -> TargetConflict:
-    """Somebody else has made the table since the commit was planned for one that was not there."""
-    return TargetConflict(
-        "another job has written the table while this one read; name the table in reset to replace it, or choose "
-        "another name or path",
-        code="target_exists",
-        subject=table,
-    )
 
 
 @dataclass(slots=True)
